@@ -1,0 +1,28 @@
+"""Canonical JSON: one text per value, so that digests and artifacts are stable."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+
+def dumps(value: Any, *, indent: int | None = None) -> str:
+    """Return `value` as JSON with sorted keys, no NaN, and UTF-8 left as it is.
+
+    Raises ValueError for NaN and infinities, which JSON can't hold.
+    """
+    separators = (",", ":") if indent is None else (",", ": ")
+    return json.dumps(
+        value,
+        sort_keys=True,
+        separators=separators,
+        indent=indent,
+        ensure_ascii=False,
+        allow_nan=False,
+    )
+
+
+def digest(value: Any) -> str:
+    """Return the sha256 (hex) of the canonical JSON of `value`."""
+    return hashlib.sha256(dumps(value).encode()).hexdigest()

@@ -1,0 +1,81 @@
+"""The nouns that stages, training and the runtime share. Light: imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What a stage leaves: the folders to publish, by output name, and its final metrics."""
+
+    outputs: Mapping[str, Path]
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+class Reporter(Protocol):
+    """Where a stage says how far it is. The runtime implements it; a notebook may pass `QUIET`."""
+
+    def progress(self, done: int, total: int, unit: str, **values: float) -> None:
+        """Tell that `done` of `total` units are finished; `values` are shown beside it."""
+        ...
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """Record one row of the metrics log."""
+        ...
+
+    def info(self, text: str) -> None:
+        """Write one line to the task's log."""
+        ...
+
+
+class _Quiet:
+    def progress(self, done: int, total: int, unit: str, **values: float) -> None:
+        pass
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        pass
+
+    def info(self, text: str) -> None:
+        pass
+
+
+QUIET: Reporter = _Quiet()
+
+
+@dataclass
+class Batch:
+    """One micro-batch: tensors by name, and what the loop must know about them.
+
+    `supervised` is the sum of loss weights (number of supervised tokens where weights are 1).
+    """
+
+    tensors: dict[str, torch.Tensor]
+    supervised: float
+    num_tokens: int
+    num_images: int = 0
+    sample_keys: tuple[str, ...] = ()
+
+
+class StepSource(Protocol):
+    """Micro-batches for training, as a pure function of a small explicit state.
+
+    `steps(state)` yields, for this rank, `(micro_batches, state_after)` per optimiser step, for
+    ever. Storing `state_after` with a checkpoint and calling `steps` with it continues exactly.
+    """
+
+    fingerprint: str
+
+    def initial_state(self) -> dict[str, Any]:
+        """Return the JSON-able state before the first step."""
+        ...
+
+    def steps(self, state: Mapping[str, Any]) -> Iterator[tuple[list[Batch], dict[str, Any]]]:
+        """Yield steps from `state` on."""
+        ...
