@@ -1,0 +1,79 @@
+"""The config of the visual language model, as transformers saves and loads it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+from transformers import AutoConfig, PreTrainedConfig
+
+PROJECTORS = ("linear", "mlp2x_gelu", "mlp_downsample", "downsample", "transformer")
+FEATURES = ("patch", "cls_patch")
+
+
+class VilaConfig(PreTrainedConfig):
+    """Vision tower, projector and language model, and how image features are taken.
+
+    `vision_feature_layer` indexes the tower's hidden states (-2: the last but one, as the paper's
+    code does); `vision_feature_select` keeps the class token (`cls_patch`) or drops it (`patch`;
+    towers without one, SigLIP's, use `cls_patch`). `image_token_id` lies outside the language
+    model's vocabulary, so no embedding belongs to it.
+
+    Raises ValueError for an unknown projector or feature selection.
+    """
+
+    model_type = "vila"
+    sub_configs: ClassVar = {"vision_config": AutoConfig, "text_config": AutoConfig}
+
+    def __init__(
+        self,
+        vision_config: dict[str, Any] | PreTrainedConfig | None = None,
+        text_config: dict[str, Any] | PreTrainedConfig | None = None,
+        projector: str = "linear",
+        vision_feature_layer: int = -2,
+        vision_feature_select: str = "patch",
+        image_token_id: int = -200,
+        **kwargs: Any,
+    ) -> None:
+        if not (projector in PROJECTORS or is_mlp(projector)):
+            raise ValueError(f"projector '{projector}' is not one of {', '.join(PROJECTORS)}")
+        if vision_feature_select not in FEATURES:
+            raise ValueError(f"vision_feature_select '{vision_feature_select}' is not one of {FEATURES}")
+        self.vision_config = _sub_config(vision_config, "siglip_vision_model")
+        self.text_config = _sub_config(text_config, "llama")
+        self.projector = projector
+        self.vision_feature_layer = vision_feature_layer
+        self.vision_feature_select = vision_feature_select
+        self.image_token_id = image_token_id
+        kwargs.setdefault("tie_word_embeddings", self.text_config.tie_word_embeddings)
+        super().__init__(**kwargs)
+
+    @property
+    def grid(self) -> int:
+        """Patches per side of an image."""
+        return self.vision_config.image_size // self.vision_config.patch_size
+
+    @property
+    def tokens_per_image(self) -> int:
+        """Visual tokens that one image takes in the language model's sequence."""
+        if self.projector in ("mlp_downsample", "downsample"):
+            return math.ceil(self.grid / 2) ** 2
+        has_class_token = "clip" in self.vision_config.model_type and "siglip" not in (
+            self.vision_config.model_type
+        )
+        return self.grid**2 + int(has_class_token and self.vision_feature_select == "cls_patch")
+
+
+def is_mlp(projector: str) -> bool:
+    """Tell whether the name is `mlpNx_gelu` with N >= 1."""
+    return projector.startswith("mlp") and projector.endswith("x_gelu") and projector[3:-6].isdigit()
+
+
+def _sub_config(value: dict[str, Any] | PreTrainedConfig | None, default: str) -> PreTrainedConfig:
+    if isinstance(value, PreTrainedConfig):
+        return value
+    values = dict(value or {})
+    return AutoConfig.for_model(values.pop("model_type", default), **values)
+
+
+AutoConfig.register("vila", VilaConfig)

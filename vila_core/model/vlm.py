@@ -1,0 +1,153 @@
+"""The visual language model: image features spliced into a causal language model's sequence.
+
+Shape letters: B sequences, T tokens, N images, V visual tokens per image, D language model width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    GenerationMixin,
+    PreTrainedModel,
+)
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from vila_core.model import attention
+from vila_core.model.config import VilaConfig
+from vila_core.model.projector import build_projector
+
+
+class VilaForConditionalGeneration(PreTrainedModel, GenerationMixin):
+    """Vision tower, projector and causal language model (paper section 2).
+
+    `<image>` stands in `input_ids` as `config.tokens_per_image` copies of `config.image_token_id`
+    per image, in reading order; `pixel_values` holds the images of the whole batch in that order.
+    """
+
+    config: VilaConfig
+    config_class = VilaConfig
+    base_model_prefix = ""
+    main_input_name = "input_ids"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_attention_backend = True
+    _skip_keys_device_placement = ("past_key_values",)
+
+    def __init__(self, config: VilaConfig) -> None:
+        super().__init__(config)
+        config.text_config._attn_implementation = attention.NAME
+        self.vision_tower = AutoModel.from_config(config.vision_config)
+        self.projector = build_projector(config)
+        self.language_model = AutoModelForCausalLM.from_config(config.text_config)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.language_model.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.language_model.get_output_embeddings()
+
+    def image_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Return the projected features of images: (N, 3, H, W) -> (N, V, D).
+
+        A frozen tower runs without gradient, which halves its cost and keeps no activations.
+        """
+        trains = self.training and any(p.requires_grad for p in self.vision_tower.parameters())
+        with torch.set_grad_enabled(trains and torch.is_grad_enabled()):
+            hidden = self.vision_tower(
+                pixel_values.to(self.vision_tower.dtype), output_hidden_states=True
+            ).hidden_states[self.config.vision_feature_layer]
+        # SigLIP has no class token: its hidden states are exactly the grid of patches.
+        if hidden.shape[1] > self.config.grid**2 and self.config.vision_feature_select == "patch":
+            hidden = hidden[:, 1:]
+        return self.projector(hidden)
+
+    def embed(self, input_ids: torch.Tensor, pixel_values: torch.Tensor | None) -> torch.Tensor:
+        """Return the sequence with image features in their places: (B, T) -> (B, T, D).
+
+        Raises ValueError unless the image places are as many as the images need.
+        """
+        is_image_BT = input_ids == self.config.image_token_id
+        embedded_BTD = self.get_input_embeddings()(input_ids.masked_fill(is_image_BT, 0))
+        num_images = 0 if pixel_values is None else pixel_values.shape[0]
+        places = int(is_image_BT.sum())
+        if places != num_images * self.config.tokens_per_image:
+            raise ValueError(
+                f"{num_images} images need {num_images * self.config.tokens_per_image} image places "
+                f"({self.config.tokens_per_image} each), but the text holds {places}"
+            )
+        if num_images:
+            assert pixel_values is not None
+            features = self.image_features(pixel_values).to(embedded_BTD.dtype)
+            return embedded_BTD.masked_scatter(is_image_BT[..., None], features.flatten(0, 1))
+        if self.training and torch.is_grad_enabled():
+            # Text only: run the vision path on one grey image with weight zero, so that every rank
+            # takes part in the same collectives and every trainable parameter has a gradient.
+            size = self.config.vision_config.image_size
+            grey = torch.zeros(1, 3, size, size, device=embedded_BTD.device)
+            embedded_BTD = embedded_BTD + 0.0 * self.image_features(grey).sum().to(embedded_BTD.dtype)
+        return embedded_BTD
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        cu_seqlens: torch.Tensor | None = None,
+        past_key_values: Any = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """Run the model on padded sequences, or on one pack when `cu_seqlens` (S + 1,) is given.
+
+        A pack is one row (1, T) of samples laid end to end, `position_ids` restarting with each;
+        attention never crosses from one to the next. `logits_to_keep` may be a tensor of positions:
+        only their logits are computed.
+        """
+        if inputs_embeds is None:
+            assert input_ids is not None, "input_ids or inputs_embeds is needed"
+            inputs_embeds = self.embed(input_ids, pixel_values)
+        if cu_seqlens is not None:
+            if past_key_values is not None or attention_mask is not None:
+                raise ValueError("a pack takes neither attention_mask nor past_key_values")
+            use_cache = False
+            kwargs["pack_layout"] = attention.PackLayout(cu_seqlens)
+            attention_mask = attention.no_mask(inputs_embeds.device)
+        return self.language_model(
+            inputs_embeds=inputs_embeds,
+            position_ids=position_ids,
+            attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            labels=labels,
+            use_cache=use_cache,
+            logits_to_keep=logits_to_keep,
+            **kwargs,
+        )
+
+    def prepare_inputs_for_generation(
+        self, input_ids: torch.Tensor, pixel_values: torch.Tensor | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
+        """Give the images to the first step only: afterwards their keys and values are cached."""
+        first = kwargs.get("is_first_iteration", False) or not kwargs.get("use_cache", True)
+        inputs = super().prepare_inputs_for_generation(input_ids, **kwargs)
+        inputs["pixel_values"] = pixel_values if first else None
+        return inputs
+
+
+AutoModel.register(VilaConfig, VilaForConditionalGeneration)
+AutoModelForImageTextToText.register(VilaConfig, VilaForConditionalGeneration)
