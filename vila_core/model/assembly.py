@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedConfig
 
 from vila_core.errors import UserError
 from vila_core.model.config import VilaConfig
@@ -32,8 +33,8 @@ def build(
     image_token_id = int(tokenizer.convert_tokens_to_ids("<image>"))  # type: ignore[arg-type]
     if image_token_id < text_config.vocab_size:
         raise UserError(
-            f"{language_model}: '<image>' has id {image_token_id}, inside the language model's vocabulary of "
-            f"{text_config.vocab_size}; its id must lie outside, so that no embedding belongs to it"
+            f"{language_model}: '<image>' has id {image_token_id}, inside the language model's "
+            f"vocabulary of {text_config.vocab_size}; it must lie outside: no embedding is its own"
         )
     vila_config = make_config(config, vision_config, text_config, image_token_id)
     with torch.random.fork_rng(devices=[]):
@@ -62,7 +63,10 @@ def build(
 
 
 def make_config(
-    config: ModelConfig, vision_config: object, text_config: object, image_token_id: int
+    config: ModelConfig,
+    vision_config: PreTrainedConfig | dict[str, Any],
+    text_config: PreTrainedConfig | dict[str, Any],
+    image_token_id: int,
 ) -> VilaConfig:
     """Return the transformers config of a joined model. Raises UserError for a wrong projector."""
     try:
@@ -92,7 +96,9 @@ def build_preset(preset: Preset) -> VilaForConditionalGeneration:
 def load(folder: Path) -> tuple[VilaForConditionalGeneration, VilaProcessor]:
     """Load a saved model in float32, ready for inference. Raises UserError if it is none."""
     if not (folder / FILE_NAME).is_file() or not (folder / "config.json").is_file():
-        raise UserError(f"{folder}: is not a VILA model folder: {FILE_NAME} or config.json is missing")
+        raise UserError(
+            f"{folder}: is not a VILA model folder: {FILE_NAME} or config.json is missing"
+        )
     model = VilaForConditionalGeneration.from_pretrained(
         str(folder), dtype=torch.float32, local_files_only=True
     )
@@ -105,23 +111,29 @@ def save(model: VilaForConditionalGeneration, processor: VilaProcessor, folder: 
     processor.save_pretrained(folder)
 
 
-def _load_config(folder: Path) -> AutoConfig:
+def _load_config(folder: Path) -> PreTrainedConfig:
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: holds no config.json; a transformers model folder is needed")
     return AutoConfig.from_pretrained(str(folder), local_files_only=True)
 
 
-def _vision_config(folder: Path) -> AutoConfig:
+def _vision_config(folder: Path) -> PreTrainedConfig:
     config = _load_config(folder)
-    config = getattr(config, "vision_config", config)  # a whole CLIP or SigLIP holds its tower inside
+    config = getattr(
+        config, "vision_config", config
+    )  # a whole CLIP or SigLIP holds its tower inside
     if not hasattr(config, "patch_size") or not hasattr(config, "image_size"):
-        raise UserError(f"{folder}: is not a vision tower (its config has no patch_size and image_size)")
+        raise UserError(
+            f"{folder}: is not a vision tower (its config has no patch_size and image_size)"
+        )
     return config
 
 
 def _normalisation(folder: Path) -> tuple[Sequence[float], Sequence[float]]:
     path = folder / "preprocessor_config.json"
     if not path.is_file():
-        raise UserError(f"{folder}: holds no preprocessor_config.json, so the image mean and std are unknown")
+        raise UserError(
+            f"{folder}: holds no preprocessor_config.json, so the image mean and std are unknown"
+        )
     values = json.loads(path.read_text())
     return values.get("image_mean", HALF), values.get("image_std", HALF)

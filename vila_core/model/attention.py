@@ -1,8 +1,8 @@
 """Attention over packed samples: causal within a sample, nothing across samples.
 
 Registered with transformers as the attention implementation `vila_packed`. Samples of a pack are
-gathered into right-padded rows, where plain causal attention needs no mask: all padding stands after
-every real query. That is exact, costs no T x T mask, and keeps gradients between samples at exactly zero.
+gathered into right-padded rows, where plain causal attention needs no mask: all padding stands
+after every real query. That is exact, needs no T x T mask, and gradients between samples are zero.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ class VilaConfig(PreTrainedConfig):
     """
 
     model_type = "vila"
-    sub_configs: ClassVar = {"vision_config": AutoConfig, "text_config": AutoConfig}
+    sub_configs: ClassVar = {"vision_config": AutoConfig, "text_config": AutoConfig}  # type: ignore
 
     def __init__(
         self,
@@ -38,7 +38,9 @@ class VilaConfig(PreTrainedConfig):
         if not (projector in PROJECTORS or is_mlp(projector)):
             raise ValueError(f"projector '{projector}' is not one of {', '.join(PROJECTORS)}")
         if vision_feature_select not in FEATURES:
-            raise ValueError(f"vision_feature_select '{vision_feature_select}' is not one of {FEATURES}")
+            raise ValueError(
+                f"vision_feature_select '{vision_feature_select}' is not one of {FEATURES}"
+            )
         self.vision_config = _sub_config(vision_config, "siglip_vision_model")
         self.text_config = _sub_config(text_config, "llama")
         self.projector = projector
@@ -66,7 +68,9 @@ class VilaConfig(PreTrainedConfig):
 
 def is_mlp(projector: str) -> bool:
     """Tell whether the name is `mlpNx_gelu` with N >= 1."""
-    return projector.startswith("mlp") and projector.endswith("x_gelu") and projector[3:-6].isdigit()
+    return (
+        projector.startswith("mlp") and projector.endswith("x_gelu") and projector[3:-6].isdigit()
+    )
 
 
 def _sub_config(value: dict[str, Any] | PreTrainedConfig | None, default: str) -> PreTrainedConfig:

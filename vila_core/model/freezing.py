@@ -27,7 +27,9 @@ def freeze(model: VilaForConditionalGeneration, trains: Iterable[str]) -> dict[s
     wanted = set(trains)
     unknown = wanted - set(PARTS)
     if unknown:
-        raise UserError(f"trains: {sorted(unknown)[0]!r} is not a part; parts are {', '.join(PARTS)}")
+        raise UserError(
+            f"trains: {sorted(unknown)[0]!r} is not a part; parts are {', '.join(PARTS)}"
+        )
     counts = {}
     for part in PARTS:
         module = getattr(model, part)

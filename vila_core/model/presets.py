@@ -16,7 +16,9 @@ from vila_core.errors import UserError
 class ModelConfig(Frozen):
     """How vision tower and language model are joined."""
 
-    projector: str = Field("linear", description="linear, mlpNx_gelu, mlp_downsample, downsample, transformer")
+    projector: str = Field(
+        "linear", description="linear, mlpNx_gelu, mlp_downsample, downsample, transformer"
+    )
     vision_feature_layer: int = Field(-2, description="index into the tower's hidden states")
     vision_feature_select: Literal["patch", "cls_patch"] = Field(
         "patch", description="drop the class token, or keep all (SigLIP has none)"

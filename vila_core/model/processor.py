@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -23,8 +23,8 @@ Fit = Literal["resize", "pad", "crop"]
 class VilaProcessor:
     """The tokenizer and the image preprocessing of one model.
 
-    `fit` says how an image becomes a square of `image_size` pixels: `resize` (distorts), `pad` (to a
-    centred square of the mean colour, the paper's stages 2 and 3) or `crop` (its centre square).
+    `fit` says how an image becomes a square of `image_size` pixels: `resize` (distorts), `pad` (to
+    a centred square of the mean colour, as the released code does) or `crop` (its centre square).
     """
 
     def __init__(
@@ -43,9 +43,10 @@ class VilaProcessor:
         self.mean, self.std = tuple(mean), tuple(std)
         self.fit: Fit = fit
         self.image_token_id = int(tokenizer.convert_tokens_to_ids(IMAGE_TOKEN))  # type: ignore[arg-type]
-        scale_C11 = 1 / (255 * torch.tensor(self.std)).reshape(3, 1, 1)
-        self._scale_C11 = scale_C11
-        self._shift_C11 = -torch.tensor(self.mean).reshape(3, 1, 1) / torch.tensor(self.std).reshape(3, 1, 1)
+        self._scale_C11 = 1 / (255 * torch.tensor(self.std)).reshape(3, 1, 1)
+        self._shift_C11 = -torch.tensor(self.mean).reshape(3, 1, 1) / torch.tensor(
+            self.std
+        ).reshape(3, 1, 1)
 
     def image_transform(self, image: Image.Image) -> torch.Tensor:
         """Return an image as a normalised float32 tensor (3, image_size, image_size)."""
@@ -71,13 +72,16 @@ class VilaProcessor:
         ValueError when a text's `<image>` places differ from its images in number.
         """
         texts = [text] if isinstance(text, str) else list(text)
-        per_text = [images] if isinstance(text, str) else list(images) or [()] * len(texts)
+        lists = [images] if isinstance(text, str) else list(images) or [()] * len(texts)
+        per_text = cast("list[Sequence[Image.Image]]", lists)
         if len(per_text) != len(texts):
             raise ValueError(f"{len(texts)} texts came with {len(per_text)} lists of images")
         for one, its_images in zip(texts, per_text, strict=True):
             places = one.count(IMAGE_TOKEN)
-            if places != len(its_images):  # type: ignore[arg-type]
-                raise ValueError(f"{places} {IMAGE_TOKEN} places, {len(its_images)} images: {one[:80]!r}")  # type: ignore[arg-type]
+            if places != len(its_images):
+                raise ValueError(
+                    f"{places} {IMAGE_TOKEN} places, {len(its_images)} images: {one[:80]!r}"
+                )
         encoded = self.tokenizer(
             [self.expand(one) for one in texts],
             padding=True,
@@ -85,7 +89,7 @@ class VilaProcessor:
             return_tensors="pt",
             return_token_type_ids=False,
         )
-        pixels = [self.image_transform(image) for its_images in per_text for image in its_images]  # type: ignore[union-attr]
+        pixels = [self.image_transform(image) for its_images in per_text for image in its_images]
         if pixels:
             encoded["pixel_values"] = torch.stack(pixels)
         return encoded
@@ -110,13 +114,15 @@ class VilaProcessor:
         try:
             values: dict[str, Any] = json.loads(path.read_text())
         except (OSError, ValueError):
-            raise UserError(f"{folder}: is not a VILA model folder: no readable {FILE_NAME}") from None
+            raise UserError(
+                f"{folder}: is not a VILA model folder: no readable {FILE_NAME}"
+            ) from None
         values.pop("processor_class", None)
         return cls(load_tokenizer(folder), **values)
 
 
 def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
-    """Load a tokenizer and give it `<image>` (beyond the vocabulary) and a padding token if missing."""
+    """Load a tokenizer; give it `<image>`, beyond the vocabulary, and padding, where missing."""
     tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
     if IMAGE_TOKEN not in tokenizer.get_vocab():
         tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]})

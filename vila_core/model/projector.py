@@ -67,7 +67,7 @@ class Downsample(nn.Module):
 class TransformerProjector(nn.Module):
     """One pre-norm transformer block over the patches, then a linear layer (paper Table 1, a to c).
 
-    The paper names a "Transformer block" without size or depth, and no code of it was released. Ours:
+    The paper names a "Transformer block" without size or depth, and released no code of it. Ours:
     learned positions, heads of 64 (or fewer for narrow towers), an MLP of four times the width.
     """
 

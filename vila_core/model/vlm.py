@@ -34,12 +34,11 @@ class VilaForConditionalGeneration(PreTrainedModel, GenerationMixin):
     config_class = VilaConfig
     base_model_prefix = ""
     main_input_name = "input_ids"
-    input_modalities = ("image", "text")
+    input_modalities = ("image", "text")  # type: ignore[assignment]
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_attention_backend = True
-    _skip_keys_device_placement = ("past_key_values",)
 
     def __init__(self, config: VilaConfig) -> None:
         super().__init__(config)
@@ -50,12 +49,15 @@ class VilaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
+        """Return the language model's embedding table; images have no entry in it."""
         return self.language_model.get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the language model's embedding table."""
         self.language_model.set_input_embeddings(value)
 
     def get_output_embeddings(self) -> nn.Module:
+        """Return the language model's head."""
         return self.language_model.get_output_embeddings()
 
     def image_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
@@ -81,10 +83,10 @@ class VilaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         is_image_BT = input_ids == self.config.image_token_id
         embedded_BTD = self.get_input_embeddings()(input_ids.masked_fill(is_image_BT, 0))
         num_images = 0 if pixel_values is None else pixel_values.shape[0]
-        places = int(is_image_BT.sum())
-        if places != num_images * self.config.tokens_per_image:
+        places, needed = int(is_image_BT.sum()), num_images * self.config.tokens_per_image
+        if places != needed:
             raise ValueError(
-                f"{num_images} images need {num_images * self.config.tokens_per_image} image places "
+                f"{num_images} images need {needed} image places "
                 f"({self.config.tokens_per_image} each), but the text holds {places}"
             )
         if num_images:
@@ -96,7 +98,9 @@ class VilaForConditionalGeneration(PreTrainedModel, GenerationMixin):
             # takes part in the same collectives and every trainable parameter has a gradient.
             size = self.config.vision_config.image_size
             grey = torch.zeros(1, 3, size, size, device=embedded_BTD.device)
-            embedded_BTD = embedded_BTD + 0.0 * self.image_features(grey).sum().to(embedded_BTD.dtype)
+            embedded_BTD = embedded_BTD + 0.0 * self.image_features(grey).sum().to(
+                embedded_BTD.dtype
+            )
         return embedded_BTD
 
     def forward(
@@ -139,12 +143,12 @@ class VilaForConditionalGeneration(PreTrainedModel, GenerationMixin):
             **kwargs,
         )
 
-    def prepare_inputs_for_generation(
+    def prepare_inputs_for_generation(  # type: ignore[override]
         self, input_ids: torch.Tensor, pixel_values: torch.Tensor | None = None, **kwargs: Any
     ) -> dict[str, Any]:
         """Give the images to the first step only: afterwards their keys and values are cached."""
         first = kwargs.get("is_first_iteration", False) or not kwargs.get("use_cache", True)
-        inputs = super().prepare_inputs_for_generation(input_ids, **kwargs)
+        inputs = super().prepare_inputs_for_generation(input_ids, **kwargs)  # type: ignore
         inputs["pixel_values"] = pixel_values if first else None
         return inputs
 
