@@ -1,4 +1,4 @@
-"""The repository keeps its own promises: lock, manifests, documentation, and no trace of a machine."""
+"""The repository keeps its promises: lock, manifests, documentation, no trace of a machine."""
 
 from __future__ import annotations
 
@@ -81,7 +81,11 @@ def test_make_help_lists_every_target() -> None:
 
 def test_words_have_one_form() -> None:
     """The glossary's words are used, not their synonyms (docs/reference/glossary.md)."""
-    synonyms = {"datasource": "corpus", "dataloader state": "loader state", "model registry entry": "version"}
+    synonyms = {
+        "datasource": "corpus",
+        "dataloader state": "loader state",
+        "model registry entry": "version",
+    }
     for path in (ROOT / "docs").rglob("*.md"):
         text = path.read_text().lower()
         for synonym, word in synonyms.items():

@@ -1,0 +1,51 @@
+"""A real S3 server over HTTP for tests: moto's, in a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+
+from minio import Minio
+
+CREDENTIALS = {"AWS_ACCESS_KEY_ID": "tester", "AWS_SECRET_ACCESS_KEY": "tester-secret"}
+BUCKET = "vila-tests"
+
+
+@contextlib.contextmanager
+def running() -> Iterator[dict[str, str]]:
+    """Start the server with one bucket; yield the environment that reaches it."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", address.split(":")[1]]
+    server = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, **CREDENTIALS}
+    )
+    try:
+        _wait(f"http://{address}/moto-api/", server)
+        client = Minio(
+            address, *CREDENTIALS.values(), secure=False, region="us-east-1"
+        )
+        client.make_bucket(BUCKET)
+        yield {**CREDENTIALS, "VILA_S3_ENDPOINT": f"http://{address}", "AWS_REGION": "us-east-1"}
+    finally:
+        server.kill()
+        server.wait()
+
+
+def _wait(url: str, server: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return
+        except OSError:
+            if server.poll() is not None or time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)

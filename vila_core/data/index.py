@@ -1,0 +1,114 @@
+"""The index beside the shards: where each sample lies, and what it costs, as plain arrays."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+
+from vila_core.errors import Damaged
+
+FILE_NAME = "index.npz"
+
+
+@dataclass(frozen=True)
+class Index:
+    """One row per sample (N) and per image (M), in the order of the shards.
+
+    `offset` and `size` are the bytes of a sample in its shard, from its JSON to its last image;
+    `image_offset` counts from `offset`. `image_start[n] : image_start[n + 1]` are the images of
+    sample n. Token counts are those of `data/encode.py` with the corpus's template.
+    """
+
+    shard: np.ndarray  # (N,) int32, number of the tar
+    key_shard: np.ndarray  # (N,) int32, row in key_shards
+    key_index: np.ndarray  # (N,) int64
+    key_shards: np.ndarray  # text, the middle part of sample keys
+    offset: np.ndarray  # (N,) int64
+    size: np.ndarray  # (N,) int64
+    json_size: np.ndarray  # (N,) int64
+    image_start: np.ndarray  # (N + 1,) int64
+    image_offset: np.ndarray  # (M,) int64
+    image_size: np.ndarray  # (M,) int64
+    num_text_tokens: np.ndarray  # (N,) int32, image places left out
+    num_supervised: np.ndarray  # (N,) int32
+    num_images: np.ndarray  # (N,) int32
+    digest: np.ndarray  # (N, 32) uint8, sha256 of the content
+
+    def save(self, path: Path) -> None:
+        """Write the arrays. Equal indexes give equal bytes."""
+        arrays = {field.name: getattr(self, field.name) for field in fields(self)}
+        with path.open("wb") as file:
+            np.savez(file, **arrays)
+
+    @classmethod
+    def load(cls, path: Path) -> Index:
+        """Read what `save` wrote. Raises Damaged for anything else."""
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                return cls(**{field.name: arrays[field.name] for field in fields(cls)})
+        except (OSError, ValueError, KeyError, EOFError) as error:
+            raise Damaged(f"{path}: is not a readable index: {error}") from None
+
+
+class IndexBuilder:
+    """Collects rows; plain integers in machine arrays, so that millions of samples fit."""
+
+    def __init__(self) -> None:
+        self._shards: dict[str, int] = {}
+        self._rows = {name: array("q") for name in _ROWS}
+        self._image_offset, self._image_size = array("q"), array("q")
+        self._digests = bytearray()
+
+    def __len__(self) -> int:
+        return len(self._rows["shard"])
+
+    def add(
+        self,
+        *,
+        key_shard: str,
+        images: Iterator[tuple[int, int]],
+        digest: str,
+        **row: int,
+    ) -> None:
+        """Add a sample; `images` are offset and size of each, `row` the other columns by name."""
+        row["key_shard"] = self._shards.setdefault(key_shard, len(self._shards))
+        for offset, size in images:
+            self._image_offset.append(offset)
+            self._image_size.append(size)
+        for name, column in self._rows.items():
+            column.append(row[name])
+        self._digests += bytes.fromhex(digest)
+
+    def total(self, column: str) -> int:
+        """Return the sum of a column."""
+        return sum(self._rows[column])
+
+    def build(self) -> Index:
+        """Return the finished index."""
+        rows = {name: np.array(column, dtype=_ROWS[name]) for name, column in self._rows.items()}
+        starts = np.concatenate([[0], np.cumsum(rows["num_images"], dtype=np.int64)])
+        return Index(
+            **rows,
+            key_shards=np.array(list(self._shards), dtype=np.str_),
+            image_start=starts,
+            image_offset=np.array(self._image_offset, dtype=np.int64),
+            image_size=np.array(self._image_size, dtype=np.int64),
+            digest=np.frombuffer(bytes(self._digests), dtype=np.uint8).reshape(-1, 32),
+        )
+
+
+_ROWS = {
+    "shard": np.int32,
+    "key_shard": np.int32,
+    "key_index": np.int64,
+    "offset": np.int64,
+    "size": np.int64,
+    "json_size": np.int64,
+    "num_text_tokens": np.int32,
+    "num_supervised": np.int32,
+    "num_images": np.int32,
+}

@@ -1,0 +1,259 @@
+"""From prepared corpora to training steps; the order is a pure function of seed and position.
+
+The plan (which sample in which pack, which packs in which step) comes first, from the indexes.
+Only then are packs dealt to ranks and workers, so their number changes nothing in it: a worker is
+handed whole packs and gives each back as a finished batch.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from vila_core.data.collate import collate
+from vila_core.data.corpus import Corpus
+from vila_core.data.encode import Encoder
+from vila_core.data.mixture import Mixture, Source, check_weights
+from vila_core.data.packing import Pack, Planner, PlanState, deal
+from vila_core.errors import UserError, VilaError
+from vila_core.images import decode
+from vila_core.jsonio import digest
+from vila_core.types import Batch
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+ImageTransform = Callable[["Image"], torch.Tensor]
+State = dict[str, Any]
+_PREFETCH = 4
+_WINDOW_PACKS = 32
+_COUNTED = ("samples", "tokens", "supervised", "images")
+
+
+class PackLoader:
+    """The `StepSource` of the stages that train the VLM.
+
+    `weights` are shares of tokens (text and image places together) by corpus name; corpora without
+    one stay out. Each corpus is written out by the template it was counted with. A step has
+    `packs_per_step` packs over all ranks. A pack has at most `pack_tokens` tokens and `pack_images`
+    images; packs are planned per `window` draws, and no token is dropped. Without `window`, it is
+    as many draws as should fill 32 packs: the last pack of each window is not full.
+
+    Raises UserError for an unknown corpus, for a sample that is larger than a pack, and when
+    `packs_per_step` can't be dealt evenly to `world` ranks.
+    """
+
+    def __init__(
+        self,
+        corpora: Mapping[str, Corpus],
+        weights: Mapping[str, float],
+        encoder: Encoder,
+        image_transform: ImageTransform,
+        *,
+        pack_tokens: int,
+        pack_images: int,
+        packs_per_step: int,
+        window: int | None = None,
+        seed: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        num_workers: int = 0,
+    ) -> None:
+        chosen = check_weights(weights, list(corpora))
+        self.names = tuple(chosen)
+        used = [corpora[name] for name in chosen]
+        if packs_per_step % world:
+            raise UserError(
+                f"packs_per_step: {packs_per_step} packs can't be dealt evenly to {world} ranks; "
+                f"use a multiple of {world}."
+            )
+        lengths = [corpus.lengths(encoder.tokens_per_image) for corpus in used]
+        images = [corpus.index.num_images for corpus in used]
+        for corpus, tokens_N, images_N in zip(used, lengths, images, strict=True):
+            _check_fit(corpus, tokens_N, pack_tokens, "tokens", "pack_tokens")
+            _check_fit(corpus, images_N, pack_images, "images", "pack_images")
+        sources = [Source(name, tokens_N) for name, tokens_N in zip(chosen, lengths, strict=True)]
+        mixture = Mixture(sources, list(chosen.values()), seed)
+        window = window or _draws_for(_WINDOW_PACKS, mixture, images, pack_tokens, pack_images)
+        self._planner = Planner(
+            mixture,
+            images,
+            pack_tokens=pack_tokens,
+            pack_images=pack_images,
+            window=window,
+            seed=seed,
+        )
+        self._counts = [
+            np.stack(
+                [np.ones_like(tokens_N), tokens_N, corpus.index.num_supervised, images_N], axis=1
+            )
+            for corpus, tokens_N, images_N in zip(used, lengths, images, strict=True)
+        ]
+        self._dataset = _Packs(used, encoder, lengths, image_transform)
+        self._packs_per_step = packs_per_step
+        self._rank, self._world, self._num_workers = rank, world, num_workers
+        self.fingerprint = digest(
+            {
+                "corpora": {corpus.name: corpus.digest for corpus in used},
+                "templates": {corpus.name: corpus.template for corpus in used},
+                "weights": list(chosen.items()),
+                "tokens_per_image": encoder.tokens_per_image,
+                "pack": [pack_tokens, pack_images, window],
+                "seed": seed,
+            }
+        )
+
+    def initial_state(self) -> State:
+        """Return the state before the first step: a few integers."""
+        counted = {name: dict.fromkeys(_COUNTED, 0) for name in self.names}
+        return {"plan": self._planner.start().to_json(), "consumed": counted}
+
+    def steps(self, state: Mapping[str, Any]) -> Iterator[tuple[list[Batch], State]]:
+        """Yield this rank's batches of each step from `state` on, with the state after the step."""
+        planned: deque[tuple[int, State]] = deque()
+        loader = DataLoader(
+            self._dataset,
+            sampler=_Handed(self, state, planned),  # type: ignore[arg-type]
+            batch_size=None,
+            num_workers=self._num_workers,
+            prefetch_factor=_PREFETCH if self._num_workers else None,
+            # A generator of its own, so that the training's random state is not touched.
+            generator=torch.Generator().manual_seed(0),
+        )
+        batches = iter(loader)
+        while True:
+            step = [_unwrap(next(batches))]
+            count, after = planned.popleft()
+            step += [_unwrap(next(batches)) for _ in range(count - 1)]
+            yield step, after
+
+    def plan(self, state: Mapping[str, Any]) -> Iterator[tuple[list[Pack], State]]:
+        """Yield the packs of each step, over all ranks in global order, and the state after it."""
+        consumed = [[state["consumed"][name][kind] for kind in _COUNTED] for name in self.names]
+        packs = self._planner.packs(PlanState.from_json(state["plan"]))
+        while True:
+            step, after = [], None
+            for _ in range(self._packs_per_step):
+                pack, after = next(packs)
+                step.append(pack)
+                for source, sample in pack.draws:
+                    row = self._counts[source][sample].tolist()
+                    consumed[source] = [a + b for a, b in zip(consumed[source], row, strict=True)]
+            assert after is not None
+            counted = {
+                name: dict(zip(_COUNTED, row, strict=True))
+                for name, row in zip(self.names, consumed, strict=True)
+            }
+            yield step, {"plan": after.to_json(), "consumed": counted}
+
+    def realised(self, state: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+        """Return what was consumed up to `state`, per corpus: counts, epochs and shares.
+
+        Keys: samples, tokens, supervised, images (counts over all ranks), epochs, and
+        tokens_share, supervised_share, images_share (of the whole mixture; 0 where there is none).
+        """
+        consumed = state["consumed"]
+        totals = {kind: sum(row[kind] for row in consumed.values()) for kind in _COUNTED}
+        result = {}
+        for number, name in enumerate(self.names):
+            row = {kind: float(consumed[name][kind]) for kind in _COUNTED}
+            row["epochs"] = row["samples"] / len(self._counts[number])
+            for kind in _COUNTED[1:]:
+                row[f"{kind}_share"] = row[kind] / totals[kind] if totals[kind] else 0.0
+            result[name] = row
+        return result
+
+    def hand(self, step: list[Pack]) -> list[Pack]:
+        """Return this rank's packs of a step."""
+        return deal(step, self._world)[self._rank]
+
+
+class _Handed:
+    """The sampler: this rank's packs in order. Notes for each step how many there are."""
+
+    def __init__(
+        self, loader: PackLoader, state: Mapping[str, Any], planned: deque[tuple[int, State]]
+    ) -> None:
+        self._loader, self._state, self._planned = loader, state, planned
+
+    def __iter__(self) -> Iterator[Pack]:
+        for step, after in self._loader.plan(self._state):
+            hand = self._loader.hand(step)
+            self._planned.append((len(hand), after))
+            yield from hand
+
+
+class _Packs(Dataset["Batch | VilaError"]):
+    """Reads, decodes and encodes one pack. Runs in the workers."""
+
+    def __init__(
+        self,
+        corpora: list[Corpus],
+        encoder: Encoder,
+        lengths: list[np.ndarray],
+        image_transform: ImageTransform,
+    ) -> None:
+        from PIL import Image
+
+        self._corpora, self._lengths = corpora, lengths
+        self._encoders = [encoder.with_template(corpus.template) for corpus in corpora]
+        self._transform = image_transform
+        self._image_shape = tuple(image_transform(Image.new("RGB", (32, 32))).shape)
+
+    def __getitem__(self, pack: Pack) -> Batch | VilaError:
+        try:
+            return self._batch(pack)
+        except VilaError as error:
+            return error  # raised by the main process, as itself and without a worker's traceback
+
+    def _batch(self, pack: Pack) -> Batch:
+        encoded, pixels, keys = [], [], []
+        for source, number in pack.draws:
+            sample = self._corpora[source].read(number)
+            one = self._encoders[source].encode(sample)
+            planned = int(self._lengths[source][number])
+            if len(one.input_ids) != planned:
+                raise UserError(
+                    f"{sample.key}: {len(one.input_ids)} tokens, but the index counted {planned}.\n"
+                    "  fix: prepare the corpus with the tokenizer of the model that is trained."
+                )
+            encoded.append(one)
+            pixels += [self._transform(decode(sample.images[n])) for n in one.image_indices]
+            keys.append(sample.key)
+        return collate(encoded, pixels, keys, self._image_shape)
+
+
+def _unwrap(batch: Batch | VilaError) -> Batch:
+    if isinstance(batch, VilaError):
+        raise batch
+    return batch
+
+
+def _draws_for(
+    packs: int, mixture: Mixture, images: Sequence[np.ndarray], pack_tokens: int, pack_images: int
+) -> int:
+    """Return how many draws are expected to fill `packs` packs, by tokens or by images."""
+    draws, shown = 0.0, 0.0  # per token
+    for source, share, images_N in zip(mixture.sources, mixture.shares, images, strict=True):
+        per_token = 1 / float(source.lengths.mean())
+        draws += share * per_token
+        shown += share * per_token * float(images_N.mean())
+    per_pack = max(draws * min(pack_tokens, pack_images / max(shown, 1e-9)), 1.0)
+    return max(1, round(packs * per_pack))
+
+
+def _check_fit(corpus: Corpus, sizes_N: np.ndarray, limit: int, what: str, setting: str) -> None:
+    over = np.flatnonzero(sizes_N > limit)
+    if len(over):
+        worst = int(np.argmax(sizes_N))
+        raise UserError(
+            f"{setting}: {limit} {what} are too few for {len(over)} of {len(corpus)} samples of "
+            f"'{corpus.name}'; the largest, {corpus.key(worst)}, has {int(sizes_N[worst])}. "
+            f"Samples are never cut.\n  fix: {setting} of at least {int(sizes_N[worst])}, or limits "
+            "in prepare (prepare.limits.max_tokens, max_images), which set such samples aside."
+        )

@@ -1,0 +1,160 @@
+"""Put the samples of a window into packs of at most so many tokens and images, leaving none out.
+
+Best-fit decreasing with two budgets: the largest sample first, each into the fullest pack that
+still has room. Windows are planned one by one, so the plan needs no memory of what came before.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from vila_core.data.mixture import Cursor, Draw, Mixture
+
+
+@dataclass(frozen=True)
+class Pack:
+    """The samples of one pack, in draw order. `number` counts packs from the start of training."""
+
+    number: int
+    draws: tuple[Draw, ...]
+    num_tokens: int
+    num_images: int
+
+
+@dataclass(frozen=True)
+class PlanState:
+    """Where in the plan: the cursor before the current window, and how far into it."""
+
+    cursor: Cursor
+    window: int = 0  # windows finished
+    taken: int = 0  # packs taken from the current window
+    packs: int = 0  # packs taken in all
+
+    def to_json(self) -> dict[str, object]:
+        """Return the state as plain integers."""
+        return {
+            "draws": list(self.cursor.draws),
+            "tokens": list(self.cursor.tokens),
+            "window": self.window,
+            "taken": self.taken,
+            "packs": self.packs,
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, object]) -> PlanState:
+        """Return the state that `to_json` wrote."""
+        cursor = Cursor(tuple(value["draws"]), tuple(value["tokens"]))  # type: ignore[arg-type]
+        return cls(cursor, int(value["window"]), int(value["taken"]), int(value["packs"]))  # type: ignore[call-overload]
+
+
+class Planner:
+    """Turns a mixture into an endless row of packs.
+
+    `images[s]` are the image counts (N,) of source s. A sample that alone is over a budget must
+    have been refused before; here it is a ValueError.
+    """
+
+    def __init__(
+        self,
+        mixture: Mixture,
+        images: Sequence[np.ndarray],
+        *,
+        pack_tokens: int,
+        pack_images: int,
+        window: int,
+        seed: int,
+    ) -> None:
+        self.mixture = mixture
+        self._lengths = [source.lengths.tolist() for source in mixture.sources]
+        self._images = [counts.tolist() for counts in images]
+        self._budget = (pack_tokens, pack_images)
+        self._window, self._seed = window, seed
+
+    def start(self) -> PlanState:
+        """Return the state before the first pack."""
+        return PlanState(self.mixture.start())
+
+    def packs(self, state: PlanState) -> Iterator[tuple[Pack, PlanState]]:
+        """Yield packs from `state` on, each with the state after it, for ever."""
+        cursor, window, taken, number = state.cursor, state.window, state.taken, state.packs
+        while True:
+            draws, after = self.mixture.draw(cursor, self._window)
+            bins = self._plan(draws, window)
+            for place in range(taken, len(bins)):
+                pack = self._pack(number, [draws[item] for item in bins[place]])
+                number += 1
+                last = place + 1 == len(bins)
+                yield (
+                    pack,
+                    PlanState(after, window + 1, 0, number)
+                    if last
+                    else PlanState(cursor, window, place + 1, number),
+                )
+            cursor, window, taken = after, window + 1, 0
+
+    def _plan(self, draws: Sequence[Draw], window: int) -> list[list[int]]:
+        lengths = [self._lengths[source][sample] for source, sample in draws]
+        images = [self._images[source][sample] for source, sample in draws]
+        bins = pack_window(lengths, images, *self._budget)
+        # Best-fit decreasing leaves the long samples in the first packs and the rest in the last.
+        order = np.random.default_rng([self._seed, window]).permutation(len(bins))
+        return [bins[place] for place in order.tolist()]
+
+    def _pack(self, number: int, draws: list[Draw]) -> Pack:
+        return Pack(
+            number,
+            tuple(draws),
+            sum(self._lengths[source][sample] for source, sample in draws),
+            sum(self._images[source][sample] for source, sample in draws),
+        )
+
+
+def pack_window(
+    lengths: Sequence[int], images: Sequence[int], pack_tokens: int, pack_images: int
+) -> list[list[int]]:
+    """Distribute items over packs; return the numbers of the items in each, ascending.
+
+    Raises ValueError for an item that is over a budget by itself.
+    """
+    scale = pack_tokens / max(pack_images, 1)
+    sizes = [max(length, count * scale) for length, count in zip(lengths, images, strict=True)]
+    packs: list[list[int]] = []
+    left: list[int] = []  # images that still fit, per pack
+    room: list[tuple[int, int]] = []  # (tokens that still fit, pack), ascending
+    for item in sorted(range(len(sizes)), key=lambda item: -sizes[item]):
+        length, count = lengths[item], images[item]
+        if length > pack_tokens or count > pack_images:
+            raise ValueError(
+                f"an item of {length} tokens and {count} images is over the budget of "
+                f"{pack_tokens} and {pack_images}"
+            )
+        place = bisect_left(room, (length, -1))
+        while place < len(room) and left[room[place][1]] < count:
+            place += 1
+        if place < len(room):
+            free, pack = room.pop(place)
+        else:
+            free, pack = pack_tokens, len(packs)
+            packs.append([])
+            left.append(pack_images)
+        packs[pack].append(item)
+        left[pack] -= count
+        insort(room, (free - length, pack))
+    return [sorted(pack) for pack in packs]
+
+
+def deal(packs: Sequence[Pack], world: int) -> list[list[Pack]]:
+    """Deal a step's packs to `world` ranks: as many to each, costs as even as a snake makes them.
+
+    The number of packs must be a multiple of `world`. A rank gets its packs in their global order.
+    """
+    hands: list[list[Pack]] = [[] for _ in range(world)]
+    by_cost = sorted(packs, key=lambda pack: (-pack.num_tokens, -pack.num_images, pack.number))
+    for place, pack in enumerate(by_cost):
+        lap, seat = divmod(place, world)
+        hands[seat if lap % 2 == 0 else world - 1 - seat].append(pack)
+    return [sorted(hand, key=lambda pack: pack.number) for hand in hands]

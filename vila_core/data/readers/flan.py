@@ -1,0 +1,48 @@
+"""Text-only instructions in FLAN's style (JSON lines or parquet), and plain text.
+
+Which pair of fields holds prompt and answer is looked up per record among the names in use:
+`inputs` and `targets` (FLAN collection), `question` and `answer` (VILA's conversion), …. A record
+with `text` alone is pre-training text: all of it is supervised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from vila_core.data.readers.common import BROKEN_RECORD, Options, get_text, read_records
+from vila_core.data.readers.files import Broken
+from vila_core.data.sample import Sample, SetAside, Text, make_sample
+
+_PAIRS = (
+    ("inputs", "targets"),
+    ("question", "answer"),
+    ("instruction", "output"),
+    ("prompt", "completion"),
+)
+_META = ("id", "_task_source", "_task_name", "_template_type", "url")
+
+
+def read(
+    path: Path, *, corpus: str, images: Path | None = None, options: Options | None = None
+) -> Iterator[Sample | SetAside]:
+    """Yield text-only samples. `images` is not used."""
+    yield from read_records(path, corpus, _sample)
+
+
+def _sample(key: str, record: Any) -> Sample:
+    if not isinstance(record, dict):
+        raise Broken(BROKEN_RECORD, f"an object is expected, found {type(record).__name__}")
+    meta = {name: record[name] for name in _META if record.get(name) is not None}
+    for prompt, answer in _PAIRS:
+        if prompt in record and answer in record:
+            parts = [
+                Text(get_text(record, prompt), "user"),
+                Text(get_text(record, answer), "assistant"),
+            ]
+            return make_sample(key, "text-only", parts, [], meta)
+    if "text" in record:
+        return make_sample(key, "text-only", [Text(get_text(record, "text"))], [], meta)
+    pairs = ", ".join(" + ".join(pair) for pair in _PAIRS)
+    raise Broken(BROKEN_RECORD, f"none of the fields {pairs}, text")

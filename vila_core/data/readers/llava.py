@@ -1,0 +1,78 @@
+"""LLaVA's conversation format: one JSON list (or JSON lines), images in a folder.
+
+`<image>` tags stay where they stand, any number of them; records without an image are text-only.
+(VILA's first release moved the tag to the front and kept one: single images only.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from vila_core.data.readers.common import (
+    BROKEN_RECORD,
+    EMPTY_TEXT,
+    ImageFolder,
+    Options,
+    get,
+    read_records,
+)
+from vila_core.data.readers.files import Broken
+from vila_core.data.sample import IMAGE_TAG, Part, Role, Sample, SetAside, make_sample, split_tags
+
+IMAGE_TAGS = "image tags"
+_ROLES: dict[str, Role] = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "system": "system",
+}
+
+
+def read(
+    path: Path, *, corpus: str, images: Path | None = None, options: Options | None = None
+) -> Iterator[Sample | SetAside]:
+    """Yield conversations. `images` defaults to the folder `images` beside the file."""
+    folder = ImageFolder(images or (path if path.is_dir() else path.parent) / "images")
+    yield from read_records(path, corpus, lambda key, record: _sample(key, record, folder))
+
+
+def _sample(key: str, record: Any, folder: ImageFolder) -> Sample:
+    turns = _turns(get(record, "conversations", list))
+    parts: list[Part] = []
+    tags = 0
+    for role, text in turns:
+        if role == "assistant" and not text.strip():
+            raise Broken(EMPTY_TEXT, "an answer of 'gpt'")
+        found, tags = split_tags(text, role, tags)
+        parts += found
+    names = record.get("image") or []
+    names = [names] if isinstance(names, str) else names
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise Broken(BROKEN_RECORD, "'image' is neither a file name nor a list of them")
+    if len(names) != tags:
+        raise Broken(IMAGE_TAGS, f"{tags} {IMAGE_TAG} tags, {len(names)} images")
+    files = [folder.read(name) for name in names]
+    meta = {"id": record.get("id"), "images": names}
+    return make_sample(key, "conversation" if files else "text-only", parts, files, meta)
+
+
+def _turns(values: list[Any]) -> list[tuple[Role, str]]:
+    """Return roles and texts; a first turn of the assistant is dropped, as in LLaVA."""
+    turns: list[tuple[Role, str]] = []
+    for value in values:
+        speaker = get(value, "from", str)
+        if speaker not in _ROLES:
+            raise Broken(BROKEN_RECORD, f"'from' is {speaker!r}, expected human or gpt")
+        role = _ROLES[speaker]
+        last = turns[-1][0] if turns else None
+        if role == "assistant" and last in (None, "system"):
+            continue
+        if role == last or (role == "system" and turns):
+            raise Broken(BROKEN_RECORD, f"turn {len(turns)}: {speaker} follows {last}")
+        turns.append((role, get(value, "value", str)))
+    if not any(role == "assistant" for role, _ in turns):
+        raise Broken(EMPTY_TEXT, "no answer of 'gpt'")
+    return turns

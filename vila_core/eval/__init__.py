@@ -1,0 +1,1 @@
+"""Evaluation: items, prompts, greedy answers, metrics, and one record per sample."""

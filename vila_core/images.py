@@ -1,0 +1,109 @@
+"""Check and decode encoded images. Nothing a file claims is trusted before it was looked at."""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+MAX_PIXELS = 50_000_000
+"""Larger images are refused before they are decoded: some 150 MB of pixels in RGB."""
+MIN_SIDE = 8
+"""Images with a shorter side below this many pixels are tracking dots and spacers."""
+FORMATS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif"}
+"""Accepted formats with their file extension. Pillow can open more, some by starting programs."""
+
+_ANY = 2**62
+TRUNCATED, NOT_AN_IMAGE = "truncated", "not an image"
+TOO_LARGE, TOO_SMALL = "too large", "too small"
+
+
+class BadImage(ValueError):
+    """An image that can't be used.
+
+    `reason` is one of `truncated`, `not an image`, `too large`, `too small`; `detail` says more.
+    """
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason = reason
+        self.detail = detail
+
+    def __reduce__(self) -> tuple[type[BadImage], tuple[str, str]]:
+        return type(self), (self.reason, self.detail)
+
+
+def check(data: bytes, *, max_pixels: int = MAX_PIXELS, min_side: int = MIN_SIDE) -> str:
+    """Decode an encoded image once and return its file extension, for example "jpg".
+
+    Raises BadImage. The size is judged by the header alone, so that a decompression bomb costs
+    nothing.
+    """
+    image = _open(data, max_pixels)
+    if min(image.size) < min_side:
+        raise BadImage(TOO_SMALL, f"{_size(image)} pixels; each side needs at least {min_side}")
+    _load(image)
+    return FORMATS[image.format or ""]
+
+
+def extension(data: bytes) -> str:
+    """Return the file extension of an encoded image by its header alone. Raises BadImage."""
+    return FORMATS[_open(data, _ANY).format or ""]
+
+
+def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Return an encoded image as RGB, upright (EXIF), transparency laid over white.
+
+    Raises BadImage. Of an animation the first frame is taken.
+    """
+    from PIL import Image, ImageOps
+
+    image = _open(data, max_pixels)
+    _load(image)
+    if "exif" in image.info:
+        image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # 16 or 32 bits of grey: Pillow would clip, not scale
+        image = image.point(lambda value: value * (1 / 256)).convert("L")
+    if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA"):
+        layer = image.convert("RGBA")
+        image = Image.new("RGBA", layer.size, "white")
+        image.alpha_composite(layer)
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _open(data: bytes, max_pixels: int) -> Image.Image:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with warnings.catch_warnings():
+            # Our own limit decides below; Pillow's warning comes later than that and is global.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(data), formats=tuple(FORMATS))
+    except UnidentifiedImageError:
+        start = data[:8].hex(" ") or "no bytes at all"
+        raise BadImage(NOT_AN_IMAGE, f"{len(data)} bytes, starting {start}") from None
+    except Image.DecompressionBombError as error:
+        raise BadImage(TOO_LARGE, str(error)) from None
+    except (OSError, SyntaxError, ValueError, struct.error) as error:
+        raise BadImage(TRUNCATED, f"header: {error}") from None
+    width, height = image.size
+    if width * height > max_pixels:
+        raise BadImage(TOO_LARGE, f"{_size(image)} pixels; at most {max_pixels:,} in all")
+    return image
+
+
+def _load(image: Image.Image) -> None:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # damaged EXIF or TIFF tags: the pixels are what counts
+            image.load()
+    except (OSError, SyntaxError, ValueError, IndexError, EOFError, struct.error) as error:
+        raise BadImage(TRUNCATED, str(error)) from None
+
+
+def _size(image: Image.Image) -> str:
+    return f"{image.size[0]} x {image.size[1]}"

@@ -1,0 +1,148 @@
+"""What `align`, `pretrain` and `sft` share: a model, parts of it that train, a mixture, one `fit`.
+
+Imports nothing heavy at the top: the command line reads the stages' configs.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field, field_validator
+
+from vila_core.config import Frozen
+from vila_core.errors import UserError, require
+from vila_core.train.config import TrainConfig
+from vila_core.types import Reporter, StageResult
+
+if TYPE_CHECKING:
+    from vila_core.data.corpus import Corpus
+    from vila_core.model import ModelConfig, VilaForConditionalGeneration, VilaProcessor
+
+Part = Literal["vision_tower", "projector", "language_model"]
+
+
+class TrainingConfig(Frozen):
+    """What the three training stages have in common. Their defaults are the miniature recipe's."""
+
+    trains: tuple[Part, ...] = Field(description="the parts that train; the others stay frozen")
+    mixture: Mapping[str, float] = Field(
+        description="corpora of the prepared data, with their weights in tokens"
+    )
+    pack_tokens: int = Field(
+        default=1024, gt=0, description="tokens per pack, image tokens included"
+    )
+    pack_images: int = Field(default=96, gt=0, description="images per pack")
+    window: int = Field(default=256, gt=0, description="samples among which packs are planned")
+    num_workers: int = Field(default=0, ge=0, description="processes that read and decode ahead")
+    train: TrainConfig = Field(description="optimisation, engine and checkpoints")
+
+    @field_validator("mixture")
+    @classmethod
+    def _positive(cls, mixture: Mapping[str, float]) -> Mapping[str, float]:
+        if not mixture:
+            raise ValueError("at least one corpus is needed")
+        for name, weight in mixture.items():
+            if not weight > 0:
+                raise ValueError(f"the weight of '{name}' is {weight}; weights are above zero")
+        return mixture
+
+
+def train_model(
+    config: TrainingConfig,
+    load: Callable[[], tuple[VilaForConditionalGeneration, VilaProcessor]],
+    data: Path,
+    out_dir: Path,
+    report: Reporter,
+) -> StageResult:
+    """Load a model, freeze it by stage, train it on the mixture and save it to `out_dir/model`.
+
+    Raises UserError when a corpus of the mixture isn't in `data`, and what `fit` raises.
+    """
+    for module in ("torch", "transformers"):
+        require(module, extra="train", why="train a model")
+    from vila_core.data.encode import Encoder
+    from vila_core.data.loader import PackLoader
+    from vila_core.model import freeze, save
+    from vila_core.train.loop import fit
+    from vila_core.train.loss import vila_loss
+
+    corpora = open_corpora(data, config.mixture)
+    model, processor = load()
+    counts = freeze(model, config.trains)
+    trained = ", ".join(f"{part} {count:,}" for part, count in counts.items() if count)
+    report.info(f"trains {trained} parameters; all else is frozen")
+    first = next(iter(corpora.values()))
+    loader = PackLoader(
+        corpora,
+        config.mixture,
+        Encoder(
+            processor.tokenizer,
+            first.template,  # the loader takes each corpus's own
+            model.config.image_token_id,
+            model.config.tokens_per_image,
+        ),
+        processor.image_transform,
+        pack_tokens=config.pack_tokens,
+        pack_images=config.pack_images,
+        packs_per_step=config.train.packs_per_step,
+        window=config.window,
+        seed=config.train.seed,
+        rank=int(os.environ.get("RANK", "0")),
+        world=int(os.environ.get("WORLD_SIZE", "1")),
+        num_workers=config.num_workers,
+    )
+    result = fit(
+        model,
+        loader,
+        config.train,
+        loss_fn=vila_loss,
+        out_dir=out_dir,
+        report=report,
+        pack_tokens=config.pack_tokens,
+    )
+    metrics = result.metrics()
+    for name, consumed in loader.realised(result.source_state).items():
+        metrics[f"tokens_share/{name}"] = consumed["tokens_share"]
+        metrics[f"epochs/{name}"] = consumed["epochs"]
+    folder = out_dir / "model"
+    if result.rank == 0:
+        shutil.rmtree(folder, ignore_errors=True)  # of an attempt that was cut off while saving
+        folder.mkdir(parents=True)
+        save(model, processor, folder)
+    return StageResult({"model": folder}, metrics)
+
+
+def load_model(folder: Path) -> tuple[VilaForConditionalGeneration, VilaProcessor]:
+    """Load the model that an earlier stage saved."""
+    from vila_core.model import load
+
+    return load(folder)
+
+
+def build_model(
+    vision_tower: Path, language_model: Path, config: ModelConfig
+) -> tuple[VilaForConditionalGeneration, VilaProcessor]:
+    """Join a vision tower and a language model by a fresh projector."""
+    from vila_core.model import build
+
+    return build(vision_tower, language_model, config)
+
+
+def open_corpora(data: Path, mixture: Mapping[str, float]) -> dict[str, Corpus]:
+    """Open the corpora that the mixture names. Raises UserError for one that isn't there."""
+    from vila_core.data.corpus import Corpus
+
+    folder = data / "corpora"
+    there = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    for name in mixture:
+        if name not in there:
+            close = difflib.get_close_matches(name, there, n=1)
+            known = f"prepared corpora: {', '.join(there) or 'none'}"
+            fix = f"did you mean '{close[0]}'?" if close else f"{known}."
+            raise UserError(f"mixture.{name}: {folder} has no corpus '{name}'; {fix}")
+    return {name: Corpus.open(folder / name) for name in mixture}

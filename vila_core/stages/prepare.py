@@ -1,0 +1,258 @@
+"""Stage `prepare`: corpora as they are published to shards with their index.
+
+The miniature world takes the same way as a real corpus: it is written in the published formats
+first, then read back by the readers of the real ones.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from vila_core.config import Frozen
+from vila_core.data.readers import READERS
+from vila_core.data.templates import TEMPLATES
+from vila_core.errors import UserError
+from vila_core.jsonio import dumps
+from vila_core.miniature.config import WorldConfig
+from vila_core.types import QUIET, Reporter, StageResult
+
+if TYPE_CHECKING:
+    from vila_core.data.build import CorpusReport, CorpusSource
+
+_NAME = r"^[a-z0-9][a-z0-9_-]*$"
+
+
+class CorpusConfig(Frozen):
+    """One corpus to read."""
+
+    name: str = Field(pattern=_NAME, description="first part of its sample keys, for life")
+    format: Literal["mmc4", "coyo", "llava", "flan"] = Field(description="how it is published")
+    path: str = Field(description="the file, or a folder of files")
+    images: str | None = Field(
+        default=None, description="image folder; default: `images` beside the file"
+    )
+    template: str | None = Field(
+        None, description="how samples are written out; default: by format"
+    )
+    options: dict[str, Any] = Field(default_factory=dict, description="the format's own options")
+    max_set_aside: float | None = Field(
+        None, ge=0, le=1, description="instead of the stage's share"
+    )
+
+    @field_validator("template")
+    @classmethod
+    def _known_template(cls, value: str | None) -> str | None:
+        if value is not None and value not in TEMPLATES:
+            raise ValueError(f"known templates are {', '.join(sorted(TEMPLATES))}")
+        return value
+
+    @model_validator(mode="after")
+    def _options_of_the_format(self) -> CorpusConfig:
+        known = READERS[self.format].options.model_fields
+        for name in self.options:
+            if name not in known:
+                have = f"has {', '.join(known)}" if known else "has none"
+                raise ValueError(f"options.{name} is not an option: format '{self.format}' {have}")
+        READERS[self.format].options.model_validate(self.options)
+        return self
+
+
+class Limits(Frozen):
+    """The largest samples to keep; larger ones are set aside, never cut."""
+
+    max_tokens: int | None = Field(
+        default=None, ge=1, description="tokens per sample, images included"
+    )
+    max_images: int | None = Field(default=None, ge=0, description="images per sample")
+    tokens_per_image: int = Field(
+        default=0, ge=0, description="what an image counts for max_tokens"
+    )
+
+
+class Config(Frozen):
+    """What to prepare."""
+
+    source: Literal["miniature", "corpora"] = Field(
+        default="miniature", description="the embedded world, or the corpora listed below"
+    )
+    miniature: WorldConfig = Field(
+        default=WorldConfig.model_validate({}), description="size of the world"
+    )
+    corpora: tuple[CorpusConfig, ...] = Field(default=(), description="with source: corpora")
+    tokenizer: str | None = Field(
+        default=None, description="folder of the language model's tokenizer"
+    )
+    eval: str | None = Field(
+        default=None, description="folder of evaluation sets, one folder per task"
+    )
+    limits: Limits = Field(default=Limits())
+    max_set_aside: float = Field(
+        default=0.05,
+        ge=0,
+        le=1,
+        description="share of a corpus that may be broken before the stage stops",
+    )
+    shard_samples: int = Field(default=10_000, ge=1, description="most samples in a shard")
+    shard_mib: int = Field(default=256, ge=1, description="size from which on a shard is full")
+    keep_raw: bool = Field(
+        default=False, description="keep the miniature world's raw files in `data/raw`"
+    )
+
+    @model_validator(mode="after")
+    def _complete(self) -> Config:
+        if self.source == "miniature":
+            if self.corpora or self.tokenizer or self.eval:
+                raise ValueError("corpora, tokenizer and eval go with source: corpora")
+            return self
+        if not self.corpora or not self.tokenizer:
+            raise ValueError("source: corpora needs at least one entry in corpora, and tokenizer")
+        names = [corpus.name for corpus in self.corpora]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two corpora are named '{name}'")
+        return self
+
+
+def run(
+    config: Config, inputs: Mapping[str, Path], out_dir: Path, report: Reporter = QUIET
+) -> StageResult:
+    """Write `out_dir/data`: corpora, evaluation sets, tokenizer and report (the output `data`).
+
+    Raises UserError for a corpus that can't be read, or of which too much is broken.
+    """
+    data, raw = out_dir / "data", out_dir / "raw"
+    for folder in (data, raw):  # a killed attempt's: everything here is written again
+        shutil.rmtree(folder, ignore_errors=True)
+    data.mkdir(parents=True)
+    if config.source == "miniature":
+        sources = _write_miniature(config, raw, report)
+        tokenizer, evals = raw / "tokenizer", raw / "eval"
+    else:
+        sources = [_source(corpus, config) for corpus in config.corpora]
+        tokenizer = Path(str(config.tokenizer)).expanduser()
+        evals = Path(config.eval).expanduser() if config.eval else None
+    reports = _build(config, sources, tokenizer, data, report)
+    if evals is not None:
+        _copy_evals(evals, data / "eval")
+    if config.keep_raw and raw.exists():
+        raw.rename(data / "raw")
+    shutil.rmtree(raw, ignore_errors=True)
+    return StageResult({"data": data}, _metrics(reports))
+
+
+def _write_miniature(config: Config, raw: Path, report: Reporter) -> list[CorpusSource]:
+    from vila_core.data.build import CorpusSource
+    from vila_core.miniature.world import write_world
+
+    report.info("writing the miniature world in the corpora's formats")
+    return [
+        CorpusSource(
+            corpus.name,
+            corpus.format,
+            corpus.path,
+            corpus.images,
+            template="miniature",
+            max_set_aside=config.max_set_aside,
+        )
+        for corpus in write_world(raw, config.miniature, report)
+    ]
+
+
+def _source(corpus: CorpusConfig, config: Config) -> CorpusSource:
+    from vila_core.data.build import CorpusSource
+
+    reader = READERS[corpus.format]
+    share = config.max_set_aside if corpus.max_set_aside is None else corpus.max_set_aside
+    return CorpusSource(
+        corpus.name,
+        corpus.format,
+        Path(corpus.path).expanduser(),
+        Path(corpus.images).expanduser() if corpus.images else None,
+        template=corpus.template or reader.template,
+        options=reader.options.model_validate(corpus.options),
+        max_set_aside=share,
+    )
+
+
+def _build(
+    config: Config, sources: Sequence[CorpusSource], tokenizer: Path, data: Path, report: Reporter
+) -> list[CorpusReport]:
+    from vila_core.data.build import SampleLimits, build_corpus
+    from vila_core.data.encode import Encoder
+    from vila_core.data.shards import ShardLimits
+    from vila_core.data.tokenizer import copy_tokenizer, load_tokenizer
+
+    copy_tokenizer(tokenizer, data / "tokenizer")
+    # Text tokens are counted without image places, so neither number matters here.
+    encoder = Encoder(
+        load_tokenizer(data / "tokenizer"), "plain", image_token_id=0, tokens_per_image=1
+    )
+    limits = SampleLimits(**config.limits.model_dump())
+    shards = ShardLimits(config.shard_samples, config.shard_mib * 2**20)
+    reports: list[CorpusReport] = []
+    for number, source in enumerate(sources):
+
+        def told(samples: int, number: int = number) -> None:
+            report.progress(number, len(sources), "corpora", samples=samples)
+
+        told(0)
+        done = build_corpus(
+            source, data / "corpora" / source.name, encoder, limits=limits, shards=shards, told=told
+        )
+        reports.append(done)
+        _write_report(reports, data)
+        _check_share(done, source, data)
+        report.info(f"{source.name}: {done.kept} samples, {len(done.set_aside)} set aside")
+    report.progress(len(sources), len(sources), "corpora")
+    return reports
+
+
+def _write_report(reports: Sequence[CorpusReport], data: Path) -> None:
+    summary = {"corpora": {one.name: one.to_json() for one in reports}}
+    (data / "report.json").write_text(dumps(summary, indent=2) + "\n", encoding="utf-8")
+    with (data / "set_aside.jsonl").open("w", encoding="utf-8") as file:
+        file.writelines(f"{dumps(vars(row))}\n" for one in reports for row in one.set_aside)
+
+
+def _check_share(done: CorpusReport, source: CorpusSource, data: Path) -> None:
+    if done.broken_share <= source.max_set_aside and done.kept:
+        return
+    first = {row.reason: row for row in reversed(done.set_aside)}
+    reasons = "\n".join(
+        f"  {reason}: {count}, first {first[reason].where}: {first[reason].detail}"
+        for reason, count in done.reasons.items()
+    )
+    if not done.kept:
+        raise UserError(
+            f"corpus '{done.name}' ({source.path}): not one sample is left.\n{reasons}".rstrip()
+        )
+    raise UserError(
+        f"corpus '{done.name}' ({source.path}): {done.broken} of {done.broken + done.kept} records "
+        f"({done.broken_share:.1%}) are broken, more than max_set_aside "
+        f"({source.max_set_aside:.1%}).\n{reasons}\n"
+        f"  fix: repair the records (all are listed in {data / 'set_aside.jsonl'}), or raise "
+        "max_set_aside in the prepare section"
+    )
+
+
+def _copy_evals(source: Path, target: Path) -> None:
+    tasks = sorted(path for path in source.iterdir() if path.is_dir()) if source.is_dir() else []
+    if not tasks:
+        raise UserError(f"{source}: holds no evaluation sets (one folder per task)")
+    for task in tasks:
+        for name in ("task.json", "items.jsonl"):
+            if not (task / name).is_file():
+                raise UserError(f"{task}: is not an evaluation set: {name} is missing")
+        shutil.copytree(task, target / task.name)
+
+
+def _metrics(reports: Sequence[CorpusReport]) -> dict[str, float]:
+    totals = ("samples", "text_tokens", "supervised", "images")
+    metrics = {name: float(sum(one.manifest[name] for one in reports)) for name in totals}
+    metrics["set_aside"] = float(sum(len(one.set_aside) for one in reports))
+    return metrics

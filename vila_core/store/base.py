@@ -1,0 +1,79 @@
+"""What every store can do, and which keys it takes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+
+RESERVED = ".vila-"
+"""Names that start so are the store's own (files being written, locks) and never keys."""
+
+
+class Store(ABC):
+    """Bytes by key. A key is a relative path with `/`: "runs/r1/run.json".
+
+    A write is seen whole or not at all, also after a crash. Where several processes may write the
+    same key, `create_only` and `swap` decide who wins. All methods raise StoreError (NotFound,
+    AlreadyExists, Conflict where it says so) and ValueError for an unusable key.
+    """
+
+    uri: str
+
+    @abstractmethod
+    def read(self, key: str) -> bytes:
+        """Return the value. Raises NotFound."""
+
+    @abstractmethod
+    def write(self, key: str, data: bytes, *, create_only: bool = False) -> None:
+        """Write atomically. With `create_only` an existing key raises AlreadyExists."""
+
+    @abstractmethod
+    def swap(self, key: str, data: bytes, *, expected: str | None) -> str:
+        """Write if the etag is still `expected` (None: no such key yet); return the new etag.
+
+        Take the etag before reading the value that the new one is made from. A key that is swapped
+        must be changed by `swap` alone. Raises Conflict.
+        """
+
+    @abstractmethod
+    def etag(self, key: str) -> str | None:
+        """Return a tag that changes with the content, or None when there is no such key."""
+
+    @abstractmethod
+    def delete(self, key: str) -> None:
+        """Remove the key; no error when it is gone already."""
+
+    @abstractmethod
+    def list(self, prefix: str = "") -> Iterator[str]:
+        """Yield the keys that start with `prefix`, sorted."""
+
+    @abstractmethod
+    def children(self, folder: str) -> list[str]:
+        """Return the sorted names directly below `folder`, keys and folders alike."""
+
+    @abstractmethod
+    def upload(self, key: str, path: Path) -> None:
+        """Write a file's content, atomically, without holding it in memory."""
+
+    @abstractmethod
+    def download(self, key: str, path: Path) -> None:
+        """Write the value into the file `path`, atomically. Raises NotFound."""
+
+    def exists(self, key: str) -> bool:
+        """Return whether there is such a key."""
+        return self.etag(key) is not None
+
+    def local_path(self, key: str) -> Path | None:
+        """Return where the key (or "folder") lies on this machine, None for a remote store."""
+        return None
+
+
+def check_key(key: str) -> str:
+    """Return `key` if it is usable in every store, else raise ValueError."""
+    parts = key.split("/")
+    if any(part in ("", ".", "..") or part.startswith(RESERVED) for part in parts) or "\0" in key:
+        raise ValueError(
+            f"'{key}' is not a store key: use a relative path such as runs/r1/run.json"
+        )
+    return key

@@ -1,0 +1,87 @@
+"""What can be set about a training run. Light: imports no torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from vila_core.config import Frozen
+
+
+class TrainConfig(Frozen):
+    """Optimisation, precision, engine and checkpoints of one `fit`.
+
+    The paper prints no optimiser table; the defaults are those of its released scripts: AdamW with
+    the usual moments and no weight decay, cosine to zero (they warm up over 3% of the steps), and
+    the Trainer's clipping at 1. Learning rate and number of steps have no default, because no
+    value is right for every stage.
+    """
+
+    steps: int = Field(gt=0, description="optimiser steps in all")
+    lr: float = Field(gt=0, description="highest learning rate, after warm-up")
+    lr_projector: float | None = Field(
+        default=None, gt=0, description="learning rate of the projector; unset: `lr`"
+    )
+    betas: tuple[float, float] = Field(default=(0.9, 0.999), description="AdamW's moment decays")
+    eps: float = Field(default=1e-8, gt=0, description="AdamW's epsilon")
+    weight_decay: float = Field(
+        default=0.0, ge=0, description="on matrices only, never on norms or biases"
+    )
+    warmup_steps: int = Field(default=0, ge=0, description="steps of linear warm-up")
+    min_lr_ratio: float = Field(
+        default=0.0, ge=0, le=1, description="the cosine ends at this share of lr"
+    )
+    clip: float = Field(
+        default=1.0, ge=0, description="largest global gradient norm; 0: no clipping"
+    )
+    packs_per_step: int = Field(
+        default=1, gt=0, description="micro-batches (packs) per optimiser step, over all ranks"
+    )
+    save_every: int = Field(
+        default=100, ge=0, description="steps between checkpoints; 0: none at all"
+    )
+    keep: int = Field(default=2, gt=0, description="how many of the newest checkpoints stay")
+    log_every: int = Field(default=10, gt=0, description="steps between rows of metrics")
+    engine: Literal["plain", "deepspeed"] = Field(default="plain", description="who runs the step")
+    zero_stage: Literal[0, 1, 2, 3] = Field(default=0, description="DeepSpeed's ZeRO stage")
+    precision: Literal["fp32", "bf16"] = Field(
+        default="fp32", description="bf16 computes in bfloat16 and keeps fp32 master weights"
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto", description="auto: CUDA where present"
+    )
+    seed: int = Field(default=0, ge=0, description="of python, numpy and torch inside the loop")
+    threads: int = Field(default=1, gt=0, description="CPU threads of torch per process")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainConfig:
+        if self.warmup_steps > self.steps:
+            raise ValueError(
+                f"warmup_steps ({self.warmup_steps}) is more than steps ({self.steps})"
+            )
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas {self.betas} must be in [0, 1)")
+        if self.zero_stage and self.engine == "plain":
+            raise ValueError(f"zero_stage {self.zero_stage} needs engine: deepspeed")
+        return self
+
+    def numbers(self) -> dict[str, object]:
+        """Return the settings that decide what is learnt: a checkpoint resumes only under the same.
+
+        Left out are those that change when something is stored or shown (`save_every`, `keep`,
+        `log_every`) and those that change only who computes (`engine`, `zero_stage`, `device`,
+        `threads`): the result then agrees to rounding, which the loop says when it resumes.
+        """
+        return self.model_dump(mode="json", exclude=_NOT_NUMBERS)
+
+
+_NOT_NUMBERS = {
+    "save_every",
+    "keep",
+    "log_every",
+    "engine",
+    "zero_stage",
+    "device",
+    "threads",
+}

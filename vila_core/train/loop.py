@@ -1,0 +1,330 @@
+"""The training loop of every stage."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from vila_core.errors import VilaError
+from vila_core.train import state as run_state
+from vila_core.train.checkpoint import Checkpoint, Checkpoints
+from vila_core.train.config import TrainConfig
+from vila_core.train.engine import Engine, LossFn, create_engine
+from vila_core.train.flops import FlopCounter, peak_flops
+from vila_core.train.metrics import Clock, Tally, cpu_seconds, memory_mib
+from vila_core.train.schedule import lr_factor
+from vila_core.types import QUIET, Batch, Reporter, StepSource
+
+_KEYS_SHOWN = 50
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a training came to. Losses are per supervised token, means over ten steps."""
+
+    loss_first: float
+    loss_last: float
+    steps: int
+    tokens: int
+    supervised_tokens: float
+    images: int
+    wall_s: float  # summed over attempts, up to what each one kept
+    cpu_s: float
+    peak_memory_mib: float
+    resumed_from: int | None = None  # the step this attempt started after
+    rank: int = 0
+    source_state: Mapping[str, Any] = field(default_factory=dict)  # after the last step
+
+    def metrics(self) -> dict[str, float]:
+        """Return the final metrics of a stage."""
+        return {
+            "loss": self.loss_last,
+            "loss_first": self.loss_first,
+            "steps": self.steps,
+            "tokens": self.tokens,
+            "images": self.images,
+            "tokens_per_s": self.tokens / max(self.wall_s, 1e-9),
+            "wall_s": self.wall_s,
+            "cpu_s": self.cpu_s,
+            "memory_mib": self.peak_memory_mib,
+        }
+
+
+def fit(
+    model: nn.Module,
+    source: StepSource,
+    config: TrainConfig,
+    *,
+    loss_fn: LossFn,
+    out_dir: Path,
+    report: Reporter = QUIET,
+    pack_tokens: int | None = None,
+) -> FitResult:
+    """Train the unfrozen parameters of `model` in place for `config.steps` steps.
+
+    `loss_fn(model, batch)` returns a scalar: the loss *summed* over what `batch.supervised` counts.
+    Each step's gradient is that of the sum over all micro-batches and ranks divided by their
+    count. Checkpoints go to `out_dir/checkpoints`; the newest complete one there is continued, to
+    the same bits as without the interruption (same engine and number of ranks, CPU). Build the
+    model before the call the same way each time: seeds are set here, after it. `pack_tokens`, the
+    tokens that fit in a micro-batch, lets the metrics say how full they are.
+
+    Raises UserError for a checkpoint of another training, VilaError for a loss or gradient that
+    isn't finite (before the update, with the sample keys), for a step that supervises nothing and
+    for a full disk.
+    """
+    was_training = model.training
+    model.train()
+    try:
+        with run_state.deterministic(config):
+            training = _Training(model, source, config, loss_fn, out_dir, report, pack_tokens)
+            try:
+                return training.run()
+            finally:
+                training.engine.close()
+    finally:
+        model.train(was_training)
+
+
+class _Training:
+    def __init__(
+        self,
+        model: nn.Module,
+        source: StepSource,
+        config: TrainConfig,
+        loss_fn: LossFn,
+        out_dir: Path,
+        report: Reporter,
+        pack_tokens: int | None,
+    ) -> None:
+        self.source, self.config, self.loss_fn = source, config, loss_fn
+        self.pack_tokens = pack_tokens
+        self.fingerprint = run_state.fingerprint(model, source, config)
+        self.checkpoints = Checkpoints(out_dir / "checkpoints", keep=config.keep, report=report)
+        saved = self.checkpoints.latest()
+        if saved is not None:
+            run_state.check_fingerprint(
+                saved.state["fingerprint"], self.fingerprint, str(saved.path)
+            )
+            # Before the engine is made: it may cut parameters up, or copy them as master weights.
+            _load_weights(model, saved)
+        self.engine: Engine = create_engine(model, config)
+        self.report = report if self.engine.rank == 0 else QUIET
+        self.step = 0
+        self.tally = Tally()
+        self.source_state = source.initial_state()
+        self.resumed_from = None
+        self.flops_per_token = 0.0
+        if saved is not None:
+            self._resume(saved)
+        elif self.engine.rank:
+            run_state.seed_all(config.seed, self.engine.rank)
+
+    def run(self) -> FitResult:
+        config, engine, tally = self.config, self.engine, self.tally
+        started, cpu_started = time.perf_counter() - tally.wall_s, cpu_seconds() - tally.cpu_s
+        self.peak, how = peak_flops(engine.device, config.precision)
+        self.report.info(f"peak for MFU: {self.peak / 1e9:.1f} GFLOP/s per process ({how})")
+        steps = self.source.steps(self.source_state)
+        clock = Clock()
+        while self.step < config.steps:
+            batches, self.source_state = self._next(steps, clock)
+            loss, norm = self._train_step(batches, clock)
+            self.step += 1
+            self.report.progress(self.step, config.steps, "step", loss=loss)
+            if self.step % config.log_every == 0 or self.step == config.steps:
+                self._log(norm, clock)
+                clock = Clock()
+            tally.wall_s = time.perf_counter() - started
+            tally.cpu_s = cpu_seconds() - cpu_started
+            due = config.save_every and self.step % config.save_every == 0
+            if due or (config.save_every and self.step == config.steps):
+                self._save()
+        engine.finish()
+        return FitResult(
+            loss_first=_mean(tally.first),
+            loss_last=_mean(tally.last),
+            steps=self.step,
+            tokens=tally.total_tokens,
+            supervised_tokens=tally.total_supervised,
+            images=tally.total_images,
+            wall_s=tally.wall_s,
+            cpu_s=tally.cpu_s,
+            peak_memory_mib=memory_mib(engine.device),
+            resumed_from=self.resumed_from,
+            rank=engine.rank,
+            source_state=self.source_state,
+        )
+
+    def _next(
+        self, steps: Iterator[tuple[list[Batch], dict[str, Any]]], clock: Clock
+    ) -> tuple[list[Batch], dict[str, Any]]:
+        start = time.perf_counter()
+        try:
+            batches, state = next(steps)
+        except StopIteration:
+            done = f"{self.step} of {self.config.steps} steps"
+            raise VilaError(f"the data ended after {done}.") from None
+        clock.wait_s += time.perf_counter() - start
+        expected = self.config.packs_per_step
+        if len(batches) * self.engine.world != expected:
+            raise ValueError(
+                f"the source gave {len(batches)} micro-batches to each of {self.engine.world} "
+                f"ranks; packs_per_step is {expected}"
+            )
+        return batches, state
+
+    def _train_step(self, batches: list[Batch], clock: Clock) -> tuple[float, float]:
+        """Do one update; return its loss and gradient norm."""
+        engine = self.engine
+        counts = [
+            sum(batch.supervised for batch in batches),
+            float(sum(batch.num_tokens for batch in batches)),
+            float(sum(batch.num_images for batch in batches)),
+        ]
+        supervised, tokens, images = engine.total(counts)
+        if not supervised > 0:
+            keys = _keys(engine, batches)
+            raise VilaError(f"step {self.step + 1}: no token is supervised. Samples: {keys}.")
+        counting = FlopCounter() if (self.step + 1) % self.config.log_every == 0 else None
+        losses = [
+            engine.backward(
+                batch,
+                _counted(self.loss_fn, counting),
+                scale=1.0 / supervised,
+                last=number == len(batches),
+            )
+            for number, batch in enumerate(batches, start=1)
+        ]
+        sums = torch.stack(losses).double().tolist()  # one wait for the device per step
+        loss_sum = engine.total([math.fsum(sums) if all(map(math.isfinite, sums)) else math.nan])[0]
+        if False:
+            bad = [b for b, value in zip(batches, sums, strict=True) if not math.isfinite(value)]
+            self._stop("loss", _keys(engine, bad))
+        config = self.config
+        factor = lr_factor(
+            self.step,
+            steps=config.steps,
+            warmup_steps=config.warmup_steps,
+            min_lr_ratio=config.min_lr_ratio,
+        )
+        norm = engine.update(factor)
+        if not math.isfinite(norm):
+            self._stop("gradient norm", _keys(engine, batches))
+        if counting is not None:
+            self.flops_per_token = engine.total([counting.flops])[0] / tokens
+        clock.add(
+            packs=len(batches) * engine.world,
+            tokens=int(tokens),
+            images=int(images),
+            supervised=supervised,
+        )
+        return self.tally.add(loss_sum, supervised, int(tokens), int(images)), norm
+
+    def _stop(self, what: str, keys: str) -> None:
+        raise VilaError(
+            f"step {self.step + 1}: the {what} is not finite; nothing of this step is kept. "
+            f"Samples: {keys}.\n  fix: look at these samples, or lower lr; a resumed run continues "
+            "from the last checkpoint."
+        )
+
+    def _log(self, norm: float, clock: Clock) -> None:
+        config = self.config
+        factor = lr_factor(
+            self.step - 1,
+            steps=config.steps,
+            warmup_steps=config.warmup_steps,
+            min_lr_ratio=config.min_lr_ratio,
+        )
+        row = {"loss": self.tally.take_loss(), "lr": config.lr * factor, "grad_norm": norm}
+        if config.lr_projector is not None:
+            row["lr_projector"] = config.lr_projector * factor
+        row |= clock.rates(pack_tokens=self.pack_tokens)
+        if self.flops_per_token:
+            speed = self.flops_per_token * row["tokens_per_s"]
+            row["mfu"] = speed / (self.peak * self.engine.world)
+        row["memory_mib"] = memory_mib(self.engine.device)
+        self.report.metrics(self.step, row)
+
+    def _save(self) -> None:
+        engine, config = self.engine, self.config
+        rngs = engine.gather(run_state.get_rng(engine.device))
+        state = {
+            "step": self.step,
+            "source": self.source_state,
+            "fingerprint": self.fingerprint,
+            "rng": rngs,
+            "tally": self.tally.to_json(),
+            "engine": _engine_words(config, engine),
+        }
+        self.checkpoints.save(
+            self.step,
+            weights=engine.weights(),
+            optimizer=engine.optimizer_state(),
+            state=state if engine.rank == 0 else None,
+        )
+
+    def _resume(self, saved: Checkpoint) -> None:
+        engine, state = self.engine, saved.state
+        engine.load(saved.tensors("weights"), saved.tensors("optimizer"))
+        self.step = self.resumed_from = saved.step
+        self.source_state = dict(state["source"])
+        self.tally = Tally(**state["tally"])
+        words = _engine_words(self.config, engine)
+        if state["engine"] == words:
+            run_state.set_rng(state["rng"][engine.rank], engine.device)
+            self.report.info(f"resumed after step {saved.step} from {saved.path.name}")
+            return
+        if engine.rank < len(state["rng"]):
+            run_state.set_rng(state["rng"][engine.rank], engine.device)
+        else:
+            run_state.seed_all(self.config.seed, engine.rank, saved.step)
+        self.report.info(
+            f"resumed after step {saved.step} from {saved.path.name}, written by "
+            f"{state['engine']}, by {words}: equal within rounding, not bit for bit"
+        )
+
+
+def _engine_words(config: TrainConfig, engine: Engine) -> str:
+    return (
+        f"{config.engine} ZeRO-{config.zero_stage} on {engine.world} {engine.device.type} rank(s) "
+        f"with {config.threads} threads"
+    )
+
+
+def _load_weights(model: nn.Module, saved: Checkpoint) -> None:
+    own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    with torch.no_grad():
+        for name, value in saved.tensors("weights"):
+            own[name].copy_(value)
+
+
+def _counted(loss_fn: LossFn, counter: FlopCounter | None) -> LossFn:
+    """Return `loss_fn`, counting its FLOPs in `counter` where there is one."""
+    if counter is None:
+        return loss_fn
+
+    def counted(model: Any, batch: Batch) -> torch.Tensor:
+        with counter:
+            return loss_fn(model, batch)
+
+    return counted
+
+
+def _keys(engine: Engine, batches: list[Batch]) -> str:
+    """Return the sample keys of `batches` on all ranks, as text."""
+    mine = [key for batch in batches for key in batch.sample_keys]
+    keys = [key for keys in engine.gather(mine) for key in keys]
+    more = f" and {len(keys) - _KEYS_SHOWN} more" if len(keys) > _KEYS_SHOWN else ""
+    return (", ".join(keys[:_KEYS_SHOWN]) or "(the source names none)") + more
+
+
+def _mean(values: list[float]) -> float:
+    return math.fsum(values) / len(values) if values else math.nan

@@ -1,0 +1,100 @@
+"""Sums between two logged steps, and the row of metrics made of them."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+
+FIRST_LAST = 10  # steps in the means `loss_first` and `loss_last`
+
+
+@dataclass
+class Tally:
+    """What has been counted since the last row and since the start. Saved with a checkpoint.
+
+    Counts are over all ranks. Wall and CPU seconds sum over attempts.
+    """
+
+    loss_sum: float = 0.0  # since the last row
+    supervised: float = 0.0  # since the last row
+    first: list[float] = field(default_factory=list)  # losses of the first steps
+    last: list[float] = field(default_factory=list)  # losses of the newest steps
+    total_tokens: int = 0
+    total_supervised: float = 0.0
+    total_images: int = 0
+    wall_s: float = 0.0
+    cpu_s: float = 0.0
+
+    def add(self, loss_sum: float, supervised: float, tokens: int, images: int) -> float:
+        """Count one step; return its loss (the mean over supervised tokens)."""
+        loss = loss_sum / supervised
+        self.loss_sum += loss_sum
+        self.supervised += supervised
+        self.total_tokens += tokens
+        self.total_supervised += supervised
+        self.total_images += images
+        if len(self.first) < FIRST_LAST:
+            self.first.append(loss)
+        self.last = [*self.last[-(FIRST_LAST - 1) :], loss]
+        return loss
+
+    def take_loss(self) -> float:
+        """Return the mean loss since the last row and start anew."""
+        loss = self.loss_sum / self.supervised
+        self.loss_sum = self.supervised = 0.0
+        return loss
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the tally as JSON-able values."""
+        return asdict(self)
+
+
+class Clock:
+    """Wall time, waiting for data and counts between two rows, within one attempt."""
+
+    def __init__(self) -> None:
+        self.wait_s = 0.0
+        self.steps = self.packs = self.tokens = self.images = 0
+        self.supervised = 0.0
+        self.start = time.perf_counter()
+
+    def add(self, *, packs: int, tokens: int, images: int, supervised: float) -> None:
+        """Count one step."""
+        self.steps += 1
+        self.packs += packs
+        self.tokens += tokens
+        self.images += images
+        self.supervised += supervised
+
+    def rates(self, *, pack_tokens: int | None) -> dict[str, float]:
+        """Return speeds since the start of this clock (checkpoints included in the time)."""
+        wall = max(time.perf_counter() - self.start, 1e-9)
+        row = {
+            "tokens_per_s": self.tokens / wall,
+            "supervised_tokens_per_s": self.supervised / wall,
+            "images_per_s": self.images / wall,
+            "data_wait_s": self.wait_s / self.steps,
+            "step_s": wall / self.steps,
+        }
+        if pack_tokens:
+            row["pack_fill"] = self.tokens / (self.packs * pack_tokens)
+        return row
+
+
+def memory_mib(device: torch.device) -> float:
+    """Return the most memory this process has held: the GPU's where it uses one, else resident."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+def cpu_seconds() -> float:
+    """Return user and system CPU seconds of this process so far."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime

@@ -1,0 +1,148 @@
+"""Ask a model about images: find it, lay out the prompt as in its training, generate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vila_core.errors import UserError, require
+from vila_core.images import BadImage, decode
+from vila_core.store import ArtifactRef, Store, fetch
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+MODEL_TASKS = ("sft", "pretrain", "align")
+"""Whose model of a run is asked: that of the last stage which is there."""
+MARK = "<image>"
+
+
+@dataclass(frozen=True)
+class Found:
+    """A model folder and the template of its prompts, as far as they are known."""
+
+    folder: Path
+    template: str | None
+    origin: str
+
+
+def find_model(store: Store, name: str) -> Found:
+    """Return the model `miniature@candidate`, `miniature@3`, of a run, or in a folder.
+
+    Raises UserError when there is none.
+    """
+    folder = Path(name)
+    if folder.is_dir():
+        return Found(folder, None, str(folder))
+    if "@" in name:
+        return _from_registry(store, name)
+    return _from_run(store, name)
+
+
+def read_images(paths: Sequence[str]) -> list[Image]:
+    """Decode image files. Raises UserError naming the file and what is wrong with it."""
+    images = []
+    for path in paths:
+        try:
+            images.append(decode(Path(path).read_bytes()))
+        except OSError as error:
+            raise UserError(f"{path}: can't be read: {error.strerror or error}.") from None
+        except BadImage as error:
+            raise UserError(f"{path}: is not a usable image: {error}.") from None
+    return images
+
+
+def lay_out(question: str, images: int, template: str) -> str:
+    """Return the prompt up to where the answer starts.
+
+    A question without `<image>` gets its images in front, as the template's corpora have them.
+    Raises UserError when `<image>` places and images differ in number.
+    """
+    from vila_core.data.templates import get_template
+
+    form = get_template(template)
+    if MARK not in question:
+        before = f"scene {MARK} . " if template == "miniature" else f"{MARK}\n"
+        question = before * images + question
+    elif question.count(MARK) != images:
+        raise UserError(
+            f"the question has {question.count(MARK)} {MARK} places for {images} images; "
+            f"fix: one {MARK} per image, or none at all."
+        )
+    start = form.system + form.system_end + form.user_start
+    return (start + question + form.user_end + form.assistant_start).rstrip()
+
+
+def ask(
+    found: Found, images: Sequence[Image], question: str, *, template: str | None, max_new_tokens: int
+) -> str:
+    """Return the model's answer. Raises UserError for words that the model can't read."""
+    require("torch", extra="train", why="ask a model")
+    import torch
+
+    from vila_core.data.templates import get_template
+    from vila_core.model import load
+
+    name = template or found.template or "vicuna_v1"
+    prompt = lay_out(question, len(images), name)
+    model, processor = load(found.folder)
+    _check_words(processor.tokenizer, prompt)
+    encoded = processor(prompt, list(images))
+    with torch.inference_mode():
+        tokens = model.generate(**encoded, max_new_tokens=max_new_tokens, do_sample=False)
+    answer = processor.tokenizer.decode(
+        tokens[0][encoded["input_ids"].shape[1] :], skip_special_tokens=True
+    )
+    end = get_template(name).assistant_end.strip()
+    return answer.split(f" {end}")[0].strip() if name == "miniature" else answer.strip()
+
+
+def _check_words(tokenizer, prompt: str) -> None:
+    """Refuse words outside a word-level vocabulary: the model would see nothing of them."""
+    unknown = tokenizer.unk_token_id
+    if unknown is None:
+        return
+    words = [word for word in prompt.replace(MARK, " ").split() if unknown in tokenizer(word)["input_ids"]]
+    if words:
+        raise UserError(
+            f"the model does not know the words: {', '.join(dict.fromkeys(words))}.\n"
+            f"  fix: use its {tokenizer.vocab_size} words, for example "
+            "'q color of circle' or 'q how many object'."
+        )
+
+
+def _from_registry(store: Store, name: str) -> Found:
+    from components.registry import Registry
+
+    version = Registry(store).resolve(name)
+    folder = fetch(store, version.artifact)
+    return Found(folder, _template_of(store, version.run_id), version.name)
+
+
+def _from_run(store: Store, name: str) -> Found:
+    from vila_ops.runs import find_run, load_view
+
+    view = load_view(store, find_run(store, name))
+    for task in (view.task(wanted) for wanted in MODEL_TASKS):
+        for artifact in task.artifacts if task else ():
+            if artifact["name"] == "model":
+                ref = ArtifactRef(uri=artifact["uri"], sha256=artifact["sha256"])
+                return Found(fetch(store, ref), _template_of(store, view.run_id), view.run_id)
+    raise UserError(f"run {view.run_id} has no model yet; see: vila show {view.run_id}")
+
+
+def _template_of(store: Store, run_id: str) -> str | None:
+    """Return the template that a run's instruction tuning used."""
+    from vila_core.errors import NotFound
+    from vila_ops.runs import load_view
+
+    try:
+        config = load_view(store, run_id).config
+    except NotFound:
+        return None
+    for section in (config.get("sft", {}), config.get("prepare", {})):
+        if isinstance(section.get("template"), str):
+            return section["template"]
+    return None

@@ -1,0 +1,108 @@
+"""`vila runs`, `show`, `logs`, `why` and `compare`: what happened, and why."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from vila_ops.cli.options import JsonOption, RunArgument, StoreOption, store_uri
+
+
+def add(app: typer.Typer) -> None:
+    """Add the commands to the application."""
+    for command in (runs, show, logs, why, compare):
+        app.command()(command)
+
+
+def runs(json: JsonOption = False, store: StoreOption = None) -> None:
+    """List the runs, newest first."""
+    from vila_core.store import open_store
+    from vila_ops.cli import render
+    from vila_ops.runs import list_views
+
+    uri = store_uri(store)
+    found = list_views(open_store(uri))
+    if json:
+        _print_json([run.as_row() for run in found])
+    elif not found:
+        typer.echo(f"no runs in {uri} yet; start one with: vila run quickstart")
+    else:
+        render.console().print(render.runs_table(found))
+
+
+def show(run_id: RunArgument, json: JsonOption = False, store: StoreOption = None) -> None:
+    """Show a run: tasks, times, losses and accuracies."""
+    from vila_core.store import open_store
+    from vila_ops.cli import render
+    from vila_ops.runs import find_run, load_view
+
+    opened = open_store(store_uri(store))
+    view = load_view(opened, find_run(opened, run_id))
+    if json:
+        _print_json(view.as_json())
+    else:
+        render.print_run(view)
+
+
+def logs(
+    run_id: RunArgument,
+    task: Annotated[str | None, typer.Argument(help="Name of a task; default: all.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run ends.")] = False,
+    store: StoreOption = None,
+) -> None:
+    """Print the log of one task, or of all."""
+    from vila_core.store import open_store
+    from vila_ops.logs import log_lines
+    from vila_ops.runs import find_run
+
+    opened = open_store(store_uri(store))
+    for line in log_lines(opened, find_run(opened, run_id), task, follow=follow):
+        typer.echo(line)
+
+
+def why(
+    run_id: RunArgument,
+    task: Annotated[str, typer.Argument(help="Name of a task.")],
+    json: JsonOption = False,
+    store: StoreOption = None,
+) -> None:
+    """Say why a task ran, or from where its result came."""
+    from vila_core.store import open_store
+    from vila_ops.runs import find_run
+    from vila_ops.why import explain
+
+    opened = open_store(store_uri(store))
+    reason = explain(opened, find_run(opened, run_id), task)
+    if json:
+        _print_json(reason.as_json())
+    else:
+        typer.echo(reason.text())
+
+
+def compare(
+    run_ids: Annotated[list[str], typer.Argument(metavar="RUN RUN...", help="Two or more runs.")],
+    json: JsonOption = False,
+    store: StoreOption = None,
+) -> None:
+    """Show runs side by side: settings and metrics."""
+    from vila_core.errors import UserError
+    from vila_core.store import open_store
+    from vila_ops.cli import render
+    from vila_ops.compare import compare_runs
+    from vila_ops.runs import find_run, load_view
+
+    if len(run_ids) < 2:
+        raise UserError(f"two or more runs are needed; try: vila compare {run_ids[0]} last")
+    opened = open_store(store_uri(store))
+    compared = compare_runs([load_view(opened, find_run(opened, run_id)) for run_id in run_ids])
+    if json:
+        _print_json(compared.as_json())
+    else:
+        render.print_comparison(compared)
+
+
+def _print_json(value: object) -> None:
+    from vila_core.jsonio import dumps
+
+    typer.echo(dumps(value, indent=2))

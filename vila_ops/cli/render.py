@@ -1,0 +1,177 @@
+"""Runs as tables for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rich.console import Console, Group, RenderableType
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from vila_ops.cli import accuracy
+from vila_ops.compare import Comparison
+from vila_ops.view import RunView, TaskView
+
+STYLES = {
+    "succeeded": "green",
+    "cached": "cyan",
+    "running": "yellow",
+    "failed": "bold red",
+    "stopped": "magenta",
+    "interrupted": "magenta",
+}
+
+
+def console() -> Console:
+    """Return a console for stdout that never breaks words to fit an unknown width."""
+    made = Console(highlight=False, soft_wrap=False)
+    return made if made.is_terminal else Console(highlight=False, width=max(made.width, 100))
+
+
+def duration(seconds: float | None) -> str:
+    """Return a duration as people say it: 0.4 s, 12 s, 3 min 05 s, 2 h 10 min."""
+    if seconds is None:
+        return ""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def state(status: str) -> Text:
+    """Return a status in its colour."""
+    return Text(status, style=STYLES.get(status, "dim"))
+
+
+def live_table(run: RunView) -> RenderableType:
+    """Return the table of a run that is under way."""
+    table = Table(box=None, pad_edge=False, padding=(0, 1))
+    for column in ("task", "state"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("progress", no_wrap=True, width=14)
+    for column in ("done", "loss", "time", "left"):
+        table.add_column(column, no_wrap=True, justify="right")
+    for task in run.tasks:
+        table.add_row(task.name, state(task.status), *_progress(task))
+    title = Text.assemble((run.run_id, "bold"), "  ", state(run.status), f"  {run.recipe}")
+    return Group(title, table)
+
+
+def _progress(task: TaskView) -> Iterable[RenderableType]:
+    loss = task.loss
+    shown = "" if loss is None else f"{loss:.3f}"
+    done, total = task.progress.get("done"), task.progress.get("total")
+    if task.status != "running" or not total:
+        return ("", "", shown, duration(task.duration_s), "")
+    left = (task.duration_s or 0) * (total - done) / done if done else None
+    bar = ProgressBar(total=total, completed=done, width=14)
+    return (bar, f"{done}/{total}", shown, duration(task.duration_s), duration(left))
+
+
+def task_table(run: RunView) -> Table:
+    """Return the table of the tasks: state, time and loss."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("task", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    for column in ("time", "loss first", "loss last", "tokens/s"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for task in run.tasks:
+        numbers = [task.metrics.get(key) for key in ("loss_first", "loss", "tokens_per_s")]
+        first, last = ("" if value is None else f"{value:.3f}" for value in numbers[:2])
+        speed = "" if numbers[2] is None else f"{numbers[2]:,.0f}"
+        table.add_row(task.name, state(task.status), duration(task.duration_s), first, last, speed)
+    return table
+
+
+def print_run(run: RunView) -> None:
+    """Print the final tables of a run, what went wrong, and what to do next."""
+    out = console()
+    taken = f" in {duration(run.duration_s)}" if run.duration_s is not None else ""
+    out.print(Text.assemble((run.run_id, "bold"), "  ", state(run.status), f"{taken}  {run.recipe}"))
+    out.print()
+    out.print(task_table(run))
+    for table in accuracy.tables(run):
+        out.print()
+        out.print(table)
+    out.print()
+    for line in _endings(run):
+        out.print(Text(line), soft_wrap=True)
+
+
+def _endings(run: RunView) -> Iterable[str]:
+    failed = [task for task in run.tasks if task.status == "failed"]
+    for task in failed:
+        yield f"{task.name}: {task.error or f'exit code {task.exit_code}'}"
+        yield f"log: vila logs {run.run_id} {task.name}"
+    if run.error and not failed:
+        yield f"error: {run.error}"
+    for task in run.tasks:
+        if "promoted" in task.metrics:
+            yield _registered(run, task)
+    if run.status in ("failed", "stopped", "interrupted"):
+        yield f"continue it with: vila resume {run.run_id}"
+
+
+def _registered(run: RunView, task: TaskView) -> str:
+    config = run.config.get(task.name, {})
+    name = f"{config.get('model')}@{task.metrics.get('version', 0):.0f}"
+    if task.metrics["promoted"]:
+        return f"registered as {name}; the gates passed, {config.get('alias')} points at it"
+    return f"registered as {name}; a gate did not pass: vila registry show {name}"
+
+
+def runs_table(runs: Iterable[RunView]) -> Table:
+    """Return the table of `vila runs`."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("run", overflow="fold")
+    for column in ("recipe", "state", "started", "time"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("tasks", justify="right", no_wrap=True)
+    for run in runs:
+        done = sum(task.status in ("succeeded", "cached") for task in run.tasks)
+        table.add_row(
+            run.run_id,
+            run.recipe,
+            state(run.status),
+            run.started_at[:16].replace("T", " "),
+            duration(run.duration_s),
+            f"{done}/{len(run.tasks)}",
+        )
+    return table
+
+
+def print_comparison(compared: Comparison) -> None:
+    """Print runs side by side: first the settings that differ, then losses and metrics."""
+    out = console()
+    letters = [chr(ord("A") + index) for index in range(len(compared.runs))]
+    for letter, run in zip(letters, compared.runs, strict=True):
+        out.print(Text.assemble((letter, "bold"), f"  {run.run_id}  ", state(run.status)))
+    parts = (
+        ("settings that differ", compared.settings),
+        ("tasks", compared.tasks),
+        ("metrics", compared.metrics),
+    )
+    for title, rows in parts:
+        out.print()
+        if not rows:
+            out.print(f"{title}: none", style="dim")
+            continue
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        table.add_column(title, overflow="fold")
+        for letter in letters:
+            table.add_column(letter, justify="right", overflow="fold")
+        for key, row in rows.items():
+            table.add_row(key, *[cell(value) for value in row])
+        out.print(table)
+
+
+def cell(value: object) -> str:
+    """Return a value as a table shows it."""
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,160 @@
+"""Runs in a store: make one, find one, read one, stop one."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import platform
+import re
+import secrets
+import signal
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from typing import Any
+
+import psutil
+
+from components.runtime import record, stage_module
+from components.runtime.code import code_digest
+from vila_core.errors import AlreadyExists, StoreError, UserError
+from vila_core.jsonio import digest
+from vila_core.store import Store
+from vila_ops.recipes import Recipe
+from vila_ops.view import RunView, TaskView, make_view
+
+PACKAGES = ("torch", "transformers", "deepspeed", "kfp", "numpy", "wandb")
+STOP_SECONDS = 15.0
+POLL_SECONDS = 0.05
+
+
+def create_run(
+    store: Store, recipe: Recipe, *, runner: str, name: str | None, argv: Sequence[str]
+) -> str:
+    """Write the record of a new run, and return its id. Raises UserError for an unusable name."""
+    name = name or recipe.name
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,60}", name):
+        raise UserError(f"--name {name!r}: use letters, digits, '.', '_' and '-' (at most 61).")
+    stages = sorted({task.stage for task in recipe.graph.tasks.values()})
+    codes = {stage: code_digest(stage_module(stage)).digest for stage in stages}
+    run = {
+        "name": name,
+        "recipe": recipe.name,
+        "config": recipe.resolved(),
+        "config_digest": recipe.digest(),
+        "runner": runner,
+        "code_digest": digest(codes),
+        "argv": list(argv),
+        "environment": environment(),
+        "pipeline": recipe.graph.name,
+        # In the graph's order; JSON objects are written sorted, so as pairs.
+        "tasks": [[task.name, task.stage] for task in recipe.graph.tasks.values()],
+    }
+    while True:
+        run_id = f"{name}-{datetime.now(UTC):%m%d-%H%M%S}-{secrets.token_hex(2)}"
+        try:
+            record.create_run(store, {**run, "run_id": run_id})
+        except AlreadyExists:
+            continue
+        except StoreError as error:
+            raise UserError(f"{error}\n  fix: choose another store: --store URI or VILA_STORE") from None
+        return run_id
+
+
+def environment() -> dict[str, Any]:
+    """Return what a run should remember of the machine and the packages."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = None
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "packages": versions,
+    }
+
+
+def find_run(store: Store, text: str) -> str:
+    """Return the run meant by an id, the beginning of one, a run's name, or `last`.
+
+    A name means its newest run. Raises UserError when no run, or more than one, is meant.
+    """
+    runs = record.list_runs(store)
+    if text in runs:
+        return text
+    if not runs:
+        raise UserError(f"there are no runs in {store.uri} yet; start one with: vila run quickstart")
+    if text == "last":
+        return runs[0]
+    named = [run for run in runs if run.rsplit("-", 3)[0] == text]
+    if named:
+        return named[0]
+    begun = [run for run in runs if run.startswith(text)]
+    if len(begun) == 1:
+        return begun[0]
+    if begun:
+        some = ", ".join(begun[:4]) + (", ..." if len(begun) > 4 else "")
+        raise UserError(f"'{text}' is the beginning of {len(begun)} runs: {some}; give more of it.")
+    close = difflib.get_close_matches(text, [*runs, *(run.rsplit("-", 3)[0] for run in runs)], n=1)
+    hint = f"did you mean '{close[0]}'?" if close else "see: vila runs"
+    raise UserError(f"there is no run '{text}'; {hint}")
+
+
+def load_view(store: Store, run_id: str) -> RunView:
+    """Read a run as people see it. Raises NotFound."""
+    return make_view(record.RunRecord.load(store, run_id))
+
+
+def list_views(store: Store) -> list[RunView]:
+    """Read all runs, newest first."""
+    return [load_view(store, run_id) for run_id in record.list_runs(store)]
+
+
+def find_task(view: RunView, name: str) -> TaskView:
+    """Return a task of a run. Raises UserError with the nearest name."""
+    task = view.task(name) or view.task(name.replace("_", "-"))
+    if task is not None:
+        return task
+    names = [task.name for task in view.tasks]
+    close = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean '{close[0]}'?" if close else f"its tasks: {', '.join(names)}."
+    raise UserError(f"run {view.run_id} has no task '{name}'; {hint}")
+
+
+def check_resumable(store: Store, run_id: str) -> None:
+    """Raise UserError for a run that is still running or has succeeded."""
+    status = load_view(store, run_id).status
+    if status == "succeeded":
+        raise UserError(f"run {run_id} has succeeded, there is nothing to resume.")
+    if status == "running":
+        raise UserError(f"run {run_id} is running; follow it with: vila logs {run_id} -f")
+
+
+def stop_run(store: Store, run_id: str) -> None:
+    """End a run's driver, which ends its tasks, and wait until that is recorded.
+
+    Raises UserError for a run that is not running, or runs on another machine.
+    """
+    found = record.RunRecord.load(store, run_id)
+    if found.status != "running":
+        raise UserError(f"run {run_id} is not running, it is {found.status}.")
+    if found.driver is None or found.driver["host"] != platform.node():
+        place = found.driver["host"] if found.driver else "a driver that has not started yet"
+        raise UserError(f"run {run_id} is driven by {place}; stop it there.")
+    try:
+        os.kill(found.driver["pid"], signal.SIGTERM)
+    except ProcessLookupError:
+        return
+    except PermissionError:
+        raise UserError(f"run {run_id} belongs to another user; it can't be stopped.") from None
+    deadline = time.monotonic() + STOP_SECONDS
+    while time.monotonic() < deadline:
+        if record.RunRecord.load(store, run_id).status != "running":
+            return
+        time.sleep(POLL_SECONDS)
+    raise UserError(f"run {run_id} did not end within {STOP_SECONDS:.0f} s; see: vila show {run_id}")
