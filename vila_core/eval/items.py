@@ -72,7 +72,9 @@ def load_eval_set(folder: Path) -> EvalSet:
     Raises UserError, naming file and line, for broken JSON, a missing field or image, a key that
     stands twice, or fewer demonstrations than the task's shots ask for.
     """
-    settings = validate(TaskSettings, _read_settings(folder / TASK_FILE), where=str(folder / TASK_FILE))
+    settings = validate(
+        TaskSettings, _read_settings(folder / TASK_FILE), where=str(folder / TASK_FILE)
+    )
     path = folder / ITEMS_FILE
     try:
         lines = path.read_text(encoding="utf-8").splitlines()

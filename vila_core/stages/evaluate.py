@@ -1,4 +1,4 @@
-"""Stage `evaluate`: zero- and few-shot accuracy beside the blind baseline, one record per sample."""
+"""Stage `evaluate`: zero- and few-shot accuracy beside the blind baseline, sample by sample."""
 
 from __future__ import annotations
 
@@ -118,11 +118,15 @@ def _ask_all(
     rounds = []
     for name, task in sets.items():
         settings = task.settings
-        conditions = [SEEN, BLIND] if config.blind and settings.blind and task.has_images else [SEEN]
+        conditions = (
+            [SEEN, BLIND] if config.blind and settings.blind and task.has_images else [SEEN]
+        )
         for shots in config.shots or settings.shots:
             most = min(len(item.demos) for item in task.items)
             if shots > most:
-                raise UserError(f"shots: {shots} are asked for, but '{name}' has {most} demonstrations.")
+                raise UserError(
+                    f"shots: {shots} are asked for, but '{name}' has {most} demonstrations."
+                )
             rounds += [(task, shots, condition) for condition in conditions]
     total = sum(len(task.items) for task, _, _ in rounds)
     records: list[Record] = []
