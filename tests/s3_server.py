@@ -25,13 +25,14 @@ def running() -> Iterator[dict[str, str]]:
         address = f"127.0.0.1:{probe.getsockname()[1]}"
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", address.split(":")[1]]
     server = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, **CREDENTIALS}
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, **CREDENTIALS},
     )
     try:
         _wait(f"http://{address}/moto-api/", server)
-        client = Minio(
-            address, *CREDENTIALS.values(), secure=False, region="us-east-1"
-        )
+        client = Minio(address, *CREDENTIALS.values(), secure=False, region="us-east-1")
         client.make_bucket(BUCKET)
         yield {**CREDENTIALS, "VILA_S3_ENDPOINT": f"http://{address}", "AWS_REGION": "us-east-1"}
     finally:

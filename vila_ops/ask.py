@@ -76,7 +76,12 @@ def lay_out(question: str, images: int, template: str) -> str:
 
 
 def ask(
-    found: Found, images: Sequence[Image], question: str, *, template: str | None, max_new_tokens: int
+    found: Found,
+    images: Sequence[Image],
+    question: str,
+    *,
+    template: str | None,
+    max_new_tokens: int,
 ) -> str:
     """Return the model's answer. Raises UserError for words that the model can't read."""
     require("torch", extra="train", why="ask a model")
@@ -104,7 +109,11 @@ def _check_words(tokenizer, prompt: str) -> None:
     unknown = tokenizer.unk_token_id
     if unknown is None:
         return
-    words = [word for word in prompt.replace(MARK, " ").split() if unknown in tokenizer(word)["input_ids"]]
+    words = [
+        word
+        for word in prompt.replace(MARK, " ").split()
+        if unknown in tokenizer(word)["input_ids"]
+    ]
     if words:
         raise UserError(
             f"the model does not know the words: {', '.join(dict.fromkeys(words))}.\n"

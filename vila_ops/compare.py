@@ -34,7 +34,11 @@ def compare_runs(runs: Sequence[RunView]) -> Comparison:
     """Compare runs of any recipes."""
     settings = _rows([{"code": run.code_digest[:12], **flatten(run.config)} for run in runs])
     losses = [
-        {f"{task.name}/{key}": task.metrics[key] for task in run.tasks for key in _own(task.metrics)}
+        {
+            f"{task.name}/{key}": task.metrics[key]
+            for task in run.tasks
+            for key in _own(task.metrics)
+        }
         for run in runs
     ]
     return Comparison(

@@ -122,7 +122,9 @@ def _store(uri: str) -> Iterator[Check]:
         yield Check("store", "error", str(error), "choose another: --store URI or VILA_STORE")
         return
     if not intact:
-        yield Check("store", "error", f"{uri} gives back other bytes than were written", "repair it")
+        yield Check(
+            "store", "error", f"{uri} gives back other bytes than were written", "repair it"
+        )
         return
     yield Check("store", "ok", f"{uri}: can be written and read")
     local = store.local_path("")

@@ -18,7 +18,7 @@ import psutil
 
 from components.runtime import record, stage_module
 from components.runtime.code import code_digest
-from vila_core.errors import AlreadyExists, StoreError, UserError
+from vila_core.errors import AlreadyExists, StoreError, UserError, VilaError
 from vila_core.jsonio import digest
 from vila_core.store import Store
 from vila_ops.recipes import Recipe
@@ -58,7 +58,8 @@ def create_run(
         except AlreadyExists:
             continue
         except StoreError as error:
-            raise UserError(f"{error}\n  fix: choose another store: --store URI or VILA_STORE") from None
+            fix = "fix: choose another store, by --store URI or VILA_STORE"
+            raise UserError(f"{error}\n  {fix}") from None
         return run_id
 
 
@@ -88,7 +89,7 @@ def find_run(store: Store, text: str) -> str:
     if text in runs:
         return text
     if not runs:
-        raise UserError(f"there are no runs in {store.uri} yet; start one with: vila run quickstart")
+        raise UserError(f"no runs in {store.uri} yet; start one with: vila run quickstart")
     if text == "last":
         return runs[0]
     named = [run for run in runs if run.rsplit("-", 3)[0] == text]
@@ -157,4 +158,4 @@ def stop_run(store: Store, run_id: str) -> None:
         if record.RunRecord.load(store, run_id).status != "running":
             return
         time.sleep(POLL_SECONDS)
-    raise UserError(f"run {run_id} did not end within {STOP_SECONDS:.0f} s; see: vila show {run_id}")
+    raise VilaError(f"{run_id} did not end within {STOP_SECONDS:.0f} s; see: vila show {run_id}")

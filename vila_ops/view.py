@@ -145,8 +145,8 @@ def _task(record: RunRecord, name: str, stage: str) -> TaskView:
     running = record.status == "running"
     if attempts and running and status not in ("succeeded", "cached"):
         # After a resume, what an earlier driver left unfinished waits for its next attempt.
-        if attempts[-1].started["started_at"] < (record.driver or {}).get("started_at", ""):
-            status = "waiting"
+        before = attempts[-1].started["started_at"] < (record.driver or {}).get("started_at", "")
+        status = "waiting" if before else status
     if not attempts or status == "waiting":
         return TaskView(name, stage, "waiting" if running else "not run")
     attempt = attempts[-1]
@@ -162,11 +162,16 @@ def _task(record: RunRecord, name: str, stage: str) -> TaskView:
         exit_code=finished.get("exit_code"),
         attempt=attempt.number,
         artifacts=tuple({"name": key, **value} for key, value in sorted(outputs.items())),
-        metrics=finished.get("metrics") or {},
+        metrics=_numbers(finished.get("metrics") or {}),
         progress=attempt.progress,
         error=_error(finished.get("error")),
         cached_from=source.get("run_id", ""),
     )
+
+
+def _numbers(metrics: Mapping[str, float | None]) -> dict[str, float]:
+    """Leave out what was not finite, which records hold as null."""
+    return {key: value for key, value in metrics.items() if value is not None}
 
 
 def _error(error: Mapping[str, str] | None) -> str:

@@ -1,4 +1,4 @@
-"""Why a task ran, or from where its result came: the parts of its cache key against earlier runs."""
+"""Why a task ran, or from where its result came, by the parts of its cache key."""
 
 from __future__ import annotations
 
@@ -27,10 +27,12 @@ class Difference:
     def text(self) -> str:
         """Return the difference as one line."""
         if self.part == "code":
-            verb = "added" if self.before is None else "removed" if self.after is None else "changed"
+            verb = "changed"
+            if self.before is None or self.after is None:
+                verb = "added" if self.before is None else "removed"
             return f"code: {self.name} was {verb}"
         before, after = (_short(value) for value in (self.before, self.after))
-        return f"{self.part} {self.name}: {before} -> {after}".replace(" :", ":")
+        return f"{' '.join([self.part, self.name]).strip()}: {before} -> {after}"
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,7 @@ def _end(attempt: Attempt) -> str:
     status = (attempt.finished or {}).get("status")
     if status is None:
         return "was killed"
-    return {"failed": "failed", "stopped": "was stopped"}.get(status, status)
+    return "was stopped" if status == "stopped" else str(status)
 
 
 def key_differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Difference]:

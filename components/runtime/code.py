@@ -48,15 +48,13 @@ def code_digest(module: str) -> CodeDigest:
     todo = [module]
     while todo:
         name = todo.pop()
-        if name in seen or name.partition(".")[0] not in roots:
+        if name in seen or name.partition(".")[0] not in roots or name.endswith(".__init__"):
             continue
         seen.add(name)
         if "." in name:
             todo.append(name.rpartition(".")[0])  # importing a.b runs a/__init__.py
         path = find(name)
-        if path is None:
-            continue
-        if path.is_dir():  # a namespace package has no code of its own
+        if path is None or path.is_dir():  # a name in a module; a folder without code of its own
             continue
         facts = _facts_of(path, name)
         files[_label(path, name)] = facts.sha256
@@ -113,7 +111,6 @@ def _search_path(name: str) -> list[Path]:
     return [found.parent] if found.name == "__init__.py" else []
 
 
-@functools.cache
 def _top_path(name: str) -> list[Path]:
     spec = importlib.util.find_spec(name)  # of a top-level name: imports nothing
     if spec is None:
@@ -247,8 +244,7 @@ def _modules_of(package: str) -> list[str]:
     if path is None or not (path.is_dir() or path.name == "__init__.py"):
         return []
     folder = path if path.is_dir() else path.parent
-    names = [package, *(f"{package}.{file.stem}" for file in folder.glob("*.py"))]
-    return [name for name in names if not name.endswith(".__init__")]
+    return [package, *(f"{package}.{file.stem}" for file in folder.glob("*.py"))]
 
 
 def _data_folders(path: Path, name: str, facts: _Facts) -> Iterator[tuple[Path, str]]:

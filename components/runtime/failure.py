@@ -42,7 +42,7 @@ class Failure:
         if isinstance(error, VilaError):
             text = str(error)
             return cls("failed", error.exit_code, type(error).__name__, text, False)
-        if not isinstance(error, Exception):
+        if not isinstance(error, Exception | SystemExit):
             return cls("stopped", EXIT_INTERRUPTED, "Stopped", str(error) or "interrupted", False)
         # Libraries in C++ and Rust tell a full disk or memory in words of their own.
         words = str(error).lower()
@@ -59,7 +59,7 @@ def user_failure(message: str) -> Failure:
     return Failure.of(UserError(message), None)
 
 
-def _disk_full(error: Exception, work: Path | None) -> str:
+def _disk_full(error: BaseException, work: Path | None) -> str:
     place = getattr(error, "filename", None) or work or "the store's disk"
     return (
         f"{place}: no space left on the device. Nothing half-written was kept; fix: free some "
@@ -67,7 +67,7 @@ def _disk_full(error: Exception, work: Path | None) -> str:
     )
 
 
-def _out_of_memory(error: Exception) -> str:
+def _out_of_memory(error: BaseException) -> str:
     detail = f" ({_first_lines(str(error))})" if str(error) else ""
     return (
         f"out of memory{detail}. Fix: use smaller packs or batches in this task's config, fewer "

@@ -26,9 +26,12 @@ from components.runtime.secrets import mask
 from vila_core.errors import AlreadyExists, Conflict, NotFound, UserError
 from vila_core.jsonio import dumps
 from vila_core.store import Store
+from vila_core.store.base import RESERVED
 
 ALIVE_SECONDS = 60.0
 """A sign of life this young proves that something still works where no process can be asked."""
+RESERVE_BYTES = 1 << 16
+"""Space that an attempt keeps on the disk for its last words."""
 
 
 def now() -> str:
@@ -105,6 +108,8 @@ class AttemptWriter:
         self._mirror = local is None
         self.folder = local or Path(tempfile.mkdtemp(prefix="vila-record-"))
         self._uploaded: dict[Path, tuple[int, int]] = {}
+        self._reserve = self.folder / f"{RESERVED}reserve"
+        self._reserve.write_bytes(bytes(RESERVE_BYTES))
 
     @property
     def remote(self) -> bool:
@@ -115,8 +120,13 @@ class AttemptWriter:
         """Write the heartbeat."""
         self._store.write(f"{self.prefix}/progress.json", _json({"at": now(), **value}))
 
+    def free_reserve(self) -> None:
+        """Give back the space that was set aside, so that a full disk can still be told of."""
+        self._reserve.unlink(missing_ok=True)
+
     def finish(self, value: Mapping[str, Any]) -> bool:
         """Write how it ended; return False when somebody has already."""
+        self.free_reserve()
         try:
             place = f"{self.prefix}/finished.json"
             self._store.write(place, _json({"ended_at": now(), **value}), create_only=True)
@@ -129,6 +139,8 @@ class AttemptWriter:
         if not self._mirror:
             return
         for path in sorted(path for path in self.folder.rglob("*") if path.is_file()):
+            if path == self._reserve:
+                continue
             with contextlib.suppress(FileNotFoundError):  # the sink may just have removed it
                 status = path.stat()
                 version = (status.st_mtime_ns, status.st_size)

@@ -35,6 +35,7 @@ from vila_core.config import Frozen, validate
 from vila_core.store import ArtifactRef, Store, fetch, open_store, publish
 from vila_core.types import StageResult
 
+_STAGES = "vila_core.stages"
 _ELSEWHERE = {"register": "components.registry.stage"}
 
 
@@ -55,7 +56,7 @@ class Metrics(Protocol):
 
 def stage_module(stage: str) -> str:
     """Return the module of a stage; a dotted name is a module already."""
-    return stage if "." in stage else _ELSEWHERE.get(stage, f"vila_core.stages.{stage}")
+    return stage if "." in stage else _ELSEWHERE.get(stage, f"{_STAGES}.{stage}")
 
 
 def run_stage(
@@ -162,6 +163,7 @@ def _execute(call: _Call) -> _Outcome:
             raise resolved
         outcome = step.run(*resolved)
     except BaseException as error:
+        writer.free_reserve()
         failure = Failure.of(error, step.work)
         outcome = _Outcome(failure.status, failure.exit_code, error=failure)
         interrupt = None if isinstance(error, Exception | Stopped | SystemExit) else error

@@ -5,6 +5,7 @@ import textwrap
 
 import pytest
 import yaml
+
 from pipelines.compile import COMPILED
 
 STAGES = (

@@ -44,8 +44,7 @@ def steps_of(vila: Vila) -> list[psutil.Process]:
 def reference(vila: Vila, recipe: Path, tmp_path: Path) -> dict[str, str]:
     """What an uninterrupted run gives."""
     other = tmp_path / "reference"
-    vila("run", recipe, "--store", other, "--runner", "inline", "--set", "grow.steps=6",
-         "--set", "grow.seconds_per_step=0.4")  # fmt: skip
+    vila("run", recipe, "--store", other, "--runner", "inline", *SLOW)
     return digests(json.loads(vila("show", "last", "--json", "--store", other)))
 
 
@@ -109,7 +108,7 @@ def test_a_run_in_the_background_is_followed_and_stopped(vila: Vila, recipe: Pat
     assert "stopped" in vila("stop", run_id)
     followed, _ = follower.communicate(timeout=10)
     assert "Stopped" in followed
-    assert not steps_of(vila)
+    until(lambda: not steps_of(vila), seconds=3)
     assert show(vila, run_id)["status"] == "stopped"
     assert "is not running" in vila("stop", run_id, code=2)
 
@@ -128,7 +127,9 @@ def test_an_inline_run_stops_on_sigterm_and_resumes(
 
 
 def test_a_failed_task_stops_the_independent_one(vila: Vila, recipe: Path):
-    recipe.write_text(recipe.read_text().replace("grow_twin: {steps: 2}", "grow_twin: {broken: true}"))
+    recipe.write_text(
+        recipe.read_text().replace("grow_twin: {steps: 2}", "grow_twin: {broken: true}")
+    )
     process = vila.start("run", recipe, "--set", "grow.seconds_per_step=30")
     out, err = process.communicate(timeout=30)
     assert process.returncode == 1, out + err

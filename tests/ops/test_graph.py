@@ -1,8 +1,8 @@
 from pathlib import Path
 
 import pytest
-from pipelines.compile import COMPILED, compile_pipeline
 
+from pipelines.compile import COMPILED, compile_pipeline
 from vila_core.errors import UserError
 from vila_ops.driver.graph import load_graph
 

@@ -40,7 +40,9 @@ def test_a_wrong_override_is_named(recipe: Path, override: str, message: str):
 
 def test_a_mistake_in_the_file_is_told_with_the_file(recipe: Path):
     recipe.write_text(recipe.read_text().replace("steps: 3", "stepz: 3"))
-    with pytest.raises(UserError, match=r"toy\.yaml: grow\.stepz: unknown key; did you mean 'steps'"):
+    with pytest.raises(
+        UserError, match=r"toy\.yaml: grow\.stepz: unknown key; did you mean 'steps'"
+    ):
         load_recipe(str(recipe), ["grow.lr=0.5"])
 
 

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from components.runtime import TaskFailed, answer_from_cache
-from components.runtime.record import RunRecord
+from components.runtime.record import RunRecord, create_run
 from tests import s3_server
 from tests.runtime import toy_stage, toy_task
 from tests.runtime.conftest import ROOT, Tasks
@@ -145,12 +145,17 @@ def test_a_disk_that_is_full(tasks: Tasks, tmp_path: Path) -> None:
         pytest.skip("mounting a small file system needs root")
     try:
         full = Tasks(open_store(disk))
+        create_run(full.store, {"run_id": "r1"})
         done = full.run(config={"fail": "big-file"})
         assert done.code == 1
         assert "error: DiskFull: " in done.output
-        assert "big: no space left on the device" in done.output
+        assert f"{disk}/work/" in done.output
         assert "free some space" in done.output
         assert "Traceback" not in done.output
+        (attempt,) = full.attempts()  # written although the disk was full
+        assert attempt.finished is not None
+        assert attempt.finished["error"]["kind"] == "DiskFull"
+        assert "error: DiskFull" in attempt.log(full.store)
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)
 
@@ -302,7 +307,7 @@ def test_inline_gives_the_same_artifact(tasks: Tasks, tmp_path: Path) -> None:
 
 
 def test_inline_raises_and_records(tasks: Tasks, capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(TaskFailed, match="corpus.jsonl:3") as caught:
+    with pytest.raises(TaskFailed, match=r"corpus\.jsonl:3") as caught:
         inline(tasks, fail="user")
     assert (caught.value.task, caught.value.exit_code) == ("toy", 2)
     assert tasks.attempts()[0].finished["exit_code"] == 2

@@ -1,4 +1,4 @@
-"""Runs one task like a component does: `python toy_task.py '<json>'`; prints its outputs as JSON."""
+"""Runs one task like a component does: `python toy_task.py '<json>'`; prints its outputs."""
 
 import json
 import os

@@ -24,7 +24,7 @@ def test_reads_what_was_written_last(store: Store) -> None:
 
 
 def test_missing_key_is_named(store: Store) -> None:
-    with pytest.raises(NotFound, match="runs/none.json: there is no such key"):
+    with pytest.raises(NotFound, match=r"runs/none\.json: there is no such key"):
         store.read("runs/none.json")
     assert store.etag("runs/none.json") is None
     store.delete("runs/none.json")
@@ -106,7 +106,9 @@ def test_files_go_up_and_down(store: Store, tmp_path: Path) -> None:
     assert not (tmp_path / "other").exists()
 
 
-@pytest.mark.parametrize("key", ["", "/etc/passwd", "a/../b", "a//b", "./a", "a/", ".vila-x/a", "a\0"])
+@pytest.mark.parametrize(
+    "key", ["", "/etc/passwd", "a/../b", "a//b", "./a", "a/", ".vila-x/a", "a\0"]
+)
 def test_unusable_keys_are_refused(store: Store, key: str) -> None:
     with pytest.raises(ValueError, match="not a store key"):
         store.write(key, b"x")
@@ -161,9 +163,7 @@ class LosesTheFirstAnswer(http.server.BaseHTTPRequestHandler):
         self.close_connection = True
 
 
-def test_a_conditional_write_is_sent_once(
-    s3_store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_conditional_write_is_sent_once(s3_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Repeated by the HTTP client it would meet its own writing, and be told that it had lost."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), LosesTheFirstAnswer)
     threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -64,7 +64,8 @@ class PackLoader:
         world: int = 1,
         num_workers: int = 0,
     ) -> None:
-        chosen = check_weights(weights, list(corpora))
+        # By name: a config may come back from JSON with its keys sorted.
+        chosen = dict(sorted(check_weights(weights, list(corpora)).items()))
         self.names = tuple(chosen)
         used = [corpora[name] for name in chosen]
         if packs_per_step % world:
@@ -254,6 +255,6 @@ def _check_fit(corpus: Corpus, sizes_N: np.ndarray, limit: int, what: str, setti
         raise UserError(
             f"{setting}: {limit} {what} are too few for {len(over)} of {len(corpus)} samples of "
             f"'{corpus.name}'; the largest, {corpus.key(worst)}, has {int(sizes_N[worst])}. "
-            f"Samples are never cut.\n  fix: {setting} of at least {int(sizes_N[worst])}, or limits "
+            f"Samples are never cut.\n  fix: {setting} of {int(sizes_N[worst])} or more, or limits "
             "in prepare (prepare.limits.max_tokens, max_images), which set such samples aside."
         )

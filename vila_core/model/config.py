@@ -7,7 +7,11 @@ from typing import Any, ClassVar
 
 from transformers import AutoConfig, PreTrainedConfig
 
+from vila_core.model.vision_tower import HAS_CLASS_TOKEN, check_tower
+
 PROJECTORS = ("linear", "mlp2x_gelu", "mlp_downsample", "downsample", "transformer")
+MERGING = ("mlp_downsample", "downsample")
+"""Projectors that merge 2x2 neighbourhoods of the grid of patches into one token."""
 FEATURES = ("patch", "cls_patch")
 
 
@@ -16,10 +20,10 @@ class VilaConfig(PreTrainedConfig):
 
     `vision_feature_layer` indexes the tower's hidden states (-2: the last but one, as the paper's
     code does); `vision_feature_select` keeps the class token (`cls_patch`) or drops it (`patch`;
-    towers without one, SigLIP's, use `cls_patch`). `image_token_id` lies outside the language
-    model's vocabulary, so no embedding belongs to it.
+    towers without one, SigLIP's, give all patches either way). No embedding belongs to
+    `image_token_id`: it lies outside the language model's vocabulary, or in its unused padding.
 
-    Raises ValueError for an unknown projector or feature selection.
+    Raises ValueError for an unknown projector, feature selection, tower or layer.
     """
 
     model_type = "vila"
@@ -43,6 +47,9 @@ class VilaConfig(PreTrainedConfig):
             )
         self.vision_config = _sub_config(vision_config, "siglip_vision_model")
         self.text_config = _sub_config(text_config, "llama")
+        check_tower(
+            self.vision_config, vision_feature_layer, projector in MERGING, vision_feature_select
+        )
         self.projector = projector
         self.vision_feature_layer = vision_feature_layer
         self.vision_feature_select = vision_feature_select
@@ -58,12 +65,10 @@ class VilaConfig(PreTrainedConfig):
     @property
     def tokens_per_image(self) -> int:
         """Visual tokens that one image takes in the language model's sequence."""
-        if self.projector in ("mlp_downsample", "downsample"):
+        if self.projector in MERGING:
             return math.ceil(self.grid / 2) ** 2
-        has_class_token = "clip" in self.vision_config.model_type and "siglip" not in (
-            self.vision_config.model_type
-        )
-        return self.grid**2 + int(has_class_token and self.vision_feature_select == "cls_patch")
+        class_token = HAS_CLASS_TOKEN[self.vision_config.model_type]
+        return self.grid**2 + int(class_token and self.vision_feature_select == "cls_patch")
 
 
 def is_mlp(projector: str) -> bool:
@@ -75,9 +80,15 @@ def is_mlp(projector: str) -> bool:
 
 def _sub_config(value: dict[str, Any] | PreTrainedConfig | None, default: str) -> PreTrainedConfig:
     if isinstance(value, PreTrainedConfig):
-        return value
-    values = dict(value or {})
-    return AutoConfig.for_model(values.pop("model_type", default), **values)
+        values = value.to_dict()
+    else:
+        values = dict(value or {})
+    config = AutoConfig.for_model(values.pop("model_type", default), **values)
+    # Where a part was loaded from, and in which type it was stored, say nothing of the joined
+    # model: its config must be the same bytes wherever it is made, and all of it has one dtype.
+    config._name_or_path = ""
+    config.dtype = None
+    return config
 
 
 AutoConfig.register("vila", VilaConfig)

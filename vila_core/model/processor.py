@@ -24,7 +24,8 @@ class VilaProcessor:
     """The tokenizer and the image preprocessing of one model.
 
     `fit` says how an image becomes a square of `image_size` pixels: `resize` (distorts), `pad` (to
-    a centred square of the mean colour, as the released code does) or `crop` (its centre square).
+    a centred square of the mean colour, as the released code does) or `crop` (the shorter side is
+    resized, the centre cut out, as CLIP's own processor does). `resample` is Pillow's filter number.
     """
 
     def __init__(
@@ -36,12 +37,14 @@ class VilaProcessor:
         mean: Sequence[float],
         std: Sequence[float],
         fit: Fit = "pad",
+        resample: int = Image.Resampling.BICUBIC,
     ) -> None:
         self.tokenizer = tokenizer
         self.image_size = image_size
         self.tokens_per_image = tokens_per_image
         self.mean, self.std = tuple(mean), tuple(std)
         self.fit: Fit = fit
+        self.resample = Image.Resampling(resample)
         self.image_token_id = int(tokenizer.convert_tokens_to_ids(IMAGE_TOKEN))  # type: ignore[arg-type]
         self._scale_C11 = 1 / (255 * torch.tensor(self.std)).reshape(3, 1, 1)
         self._shift_C11 = -torch.tensor(self.mean).reshape(3, 1, 1) / torch.tensor(
@@ -50,11 +53,25 @@ class VilaProcessor:
 
     def image_transform(self, image: Image.Image) -> torch.Tensor:
         """Return an image as a normalised float32 tensor (3, image_size, image_size)."""
-        image = _square(image.convert("RGB"), self.fit, self.mean)
-        if image.size != (self.image_size, self.image_size):
-            image = image.resize((self.image_size, self.image_size), Image.Resampling.BICUBIC)
+        image = self._square(image.convert("RGB"))
         pixels_HWC = torch.from_numpy(np.array(image))
         return pixels_HWC.permute(2, 0, 1).float() * self._scale_C11 + self._shift_C11
+
+    def _square(self, image: Image.Image) -> Image.Image:
+        """Return the image as a square of `image_size` pixels."""
+        goal, (width, height) = self.image_size, image.size
+        if width != height and self.fit == "pad":
+            side = max(width, height)
+            canvas = Image.new("RGB", (side, side), tuple(round(255 * v) for v in self.mean))
+            canvas.paste(image, ((side - width) // 2, (side - height) // 2))
+            image = canvas
+        if width != height and self.fit == "crop":
+            shorter = min(width, height)
+            width, height = goal * width // shorter, goal * height // shorter
+            left, top = (width - goal) // 2, (height - goal) // 2
+            image = image.resize((width, height), self.resample)
+            return image.crop((left, top, left + goal, top + goal))
+        return image if image.size == (goal, goal) else image.resize((goal, goal), self.resample)
 
     def expand(self, text: str) -> str:
         """Repeat each `<image>` once per visual token."""
@@ -77,6 +94,8 @@ class VilaProcessor:
         if len(per_text) != len(texts):
             raise ValueError(f"{len(texts)} texts came with {len(per_text)} lists of images")
         for one, its_images in zip(texts, per_text, strict=True):
+            if isinstance(its_images, Image.Image):
+                raise ValueError("several texts need one list of images each, not one flat list")
             places = one.count(IMAGE_TOKEN)
             if places != len(its_images):
                 raise ValueError(
@@ -104,6 +123,7 @@ class VilaProcessor:
             "mean": self.mean,
             "std": self.std,
             "fit": self.fit,
+            "resample": int(self.resample),
         }
         (Path(folder) / FILE_NAME).write_text(dumps(values, indent=2) + "\n")
 
@@ -122,24 +142,19 @@ class VilaProcessor:
 
 
 def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
-    """Load a tokenizer; give it `<image>`, beyond the vocabulary, and padding, where missing."""
-    tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    """Load a tokenizer; give it `<image>` as a special token, and padding, where missing.
+
+    Raises UserError when the folder holds none.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False
+        )
+    except (OSError, ValueError, KeyError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"{folder}: holds no tokenizer that can be loaded: {reason}") from None
     if IMAGE_TOKEN not in tokenizer.get_vocab():
         tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]})
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
-
-
-def _square(image: Image.Image, fit: Fit, mean: Sequence[float]) -> Image.Image:
-    width, height = image.size
-    if width == height or fit == "resize":
-        return image
-    if fit == "crop":
-        side = min(width, height)
-        left, top = (width - side) // 2, (height - side) // 2
-        return image.crop((left, top, left + side, top + side))
-    side = max(width, height)
-    canvas = Image.new("RGB", (side, side), tuple(round(255 * value) for value in mean))
-    canvas.paste(image, ((side - width) // 2, (side - height) // 2))
-    return canvas

@@ -74,6 +74,8 @@ class TransformerProjector(nn.Module):
     def __init__(self, width_in: int, width_out: int, num_patches: int) -> None:
         super().__init__()
         heads = max(1, width_in // 64)
+        while width_in % heads:
+            heads -= 1
         self.positions = nn.Parameter(torch.zeros(1, num_patches, width_in))
         self.block = nn.TransformerEncoderLayer(
             width_in,

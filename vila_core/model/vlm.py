@@ -17,10 +17,12 @@ from transformers import (
     PreTrainedModel,
 )
 from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from vila_core.model import attention
 from vila_core.model.config import VilaConfig
 from vila_core.model.projector import build_projector
+from vila_core.model.vision_tower import is_frozen, tower_features
 
 
 class VilaForConditionalGeneration(PreTrainedModel, GenerationMixin):
@@ -28,6 +30,7 @@ class VilaForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     `<image>` stands in `input_ids` as `config.tokens_per_image` copies of `config.image_token_id`
     per image, in reading order; `pixel_values` holds the images of the whole batch in that order.
+    Raises ValueError for a language model whose attention can't keep to packs.
     """
 
     config: VilaConfig
@@ -42,6 +45,7 @@ class VilaForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     def __init__(self, config: VilaConfig) -> None:
         super().__init__(config)
+        check_language_model(config.text_config)
         config.text_config._attn_implementation = attention.NAME
         self.vision_tower = AutoModel.from_config(config.vision_config)
         self.projector = build_projector(config)
@@ -60,20 +64,27 @@ class VilaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """Return the language model's head."""
         return self.language_model.get_output_embeddings()
 
-    def image_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Return the projected features of images: (N, 3, H, W) -> (N, V, D).
+    def train(self, mode: bool = True) -> VilaForConditionalGeneration:
+        """Set training mode, except for a frozen vision tower: nothing in it is to vary."""
+        super().train(mode)
+        if is_frozen(self.vision_tower):
+            self.vision_tower.eval()
+        return self
 
-        A frozen tower runs without gradient, which halves its cost and keeps no activations.
-        """
-        trains = self.training and any(p.requires_grad for p in self.vision_tower.parameters())
-        with torch.set_grad_enabled(trains and torch.is_grad_enabled()):
-            hidden = self.vision_tower(
-                pixel_values.to(self.vision_tower.dtype), output_hidden_states=True
-            ).hidden_states[self.config.vision_feature_layer]
-        # SigLIP has no class token: its hidden states are exactly the grid of patches.
-        if hidden.shape[1] > self.config.grid**2 and self.config.vision_feature_select == "patch":
-            hidden = hidden[:, 1:]
-        return self.projector(hidden)
+    def image_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Return the projected features of images: (N, 3, H, W) -> (N, V, D)."""
+        features = tower_features(
+            self.vision_tower,
+            pixel_values,
+            layer=self.config.vision_feature_layer,
+            select=self.config.vision_feature_select,
+        )
+        return self.projector(features.to(self.projector_dtype))
+
+    @property
+    def projector_dtype(self) -> torch.dtype:
+        """The dtype of the projector's parameters."""
+        return next(self.projector.parameters()).dtype
 
     def embed(self, input_ids: torch.Tensor, pixel_values: torch.Tensor | None) -> torch.Tensor:
         """Return the sequence with image features in their places: (B, T) -> (B, T, D).
@@ -124,15 +135,22 @@ class VilaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         only their logits are computed.
         """
         if inputs_embeds is None:
-            assert input_ids is not None, "input_ids or inputs_embeds is needed"
+            if input_ids is None:
+                raise ValueError("input_ids or inputs_embeds is needed")
             inputs_embeds = self.embed(input_ids, pixel_values)
+        layout = None
         if cu_seqlens is not None:
             if past_key_values is not None or attention_mask is not None:
                 raise ValueError("a pack takes neither attention_mask nor past_key_values")
+            if inputs_embeds.shape[0] != 1:
+                raise ValueError(f"a pack is one row, found {inputs_embeds.shape[0]}")
+            layout = attention.PackLayout(cu_seqlens, inputs_embeds.shape[1])
+            if position_ids is None:
+                position_ids = layout.position_ids
             use_cache = False
-            kwargs["pack_layout"] = attention.PackLayout(cu_seqlens)
+            kwargs["pack_layout"] = layout
             attention_mask = attention.no_mask(inputs_embeds.device)
-        return self.language_model(
+        outputs = self.language_model(
             inputs_embeds=inputs_embeds,
             position_ids=position_ids,
             attention_mask=attention_mask,
@@ -142,15 +160,74 @@ class VilaForConditionalGeneration(PreTrainedModel, GenerationMixin):
             logits_to_keep=logits_to_keep,
             **kwargs,
         )
+        layers = self.config.text_config.num_hidden_layers
+        if layout is not None and layout.uses < layers:
+            raise ValueError(
+                f"{type(self.language_model).__name__} kept to the pack's boundaries in only "
+                f"{layout.uses} of its {layers} layers: samples would see each other"
+            )
+        return outputs
 
     def prepare_inputs_for_generation(  # type: ignore[override]
-        self, input_ids: torch.Tensor, pixel_values: torch.Tensor | None = None, **kwargs: Any
+        self,
+        input_ids: torch.Tensor,
+        pixel_values: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        **kwargs: Any,
     ) -> dict[str, Any]:
         """Give the images to the first step only: afterwards their keys and values are cached."""
         first = kwargs.get("is_first_iteration", False) or not kwargs.get("use_cache", True)
-        inputs = super().prepare_inputs_for_generation(input_ids, **kwargs)  # type: ignore
+        inputs = super().prepare_inputs_for_generation(
+            input_ids,
+            inputs_embeds=inputs_embeds,  # type: ignore[arg-type]
+            **kwargs,
+        )
         inputs["pixel_values"] = pixel_values if first else None
         return inputs
+
+    def _expand_inputs_for_generation(  # type: ignore[override]
+        self,
+        expand_size: int = 1,
+        is_encoder_decoder: bool = False,
+        input_ids: torch.Tensor | None = None,
+        **model_kwargs: Any,
+    ) -> tuple[Any, dict[str, Any]]:
+        """Repeat each sequence for beams or several answers, and its images as a group with it.
+
+        transformers repeats the rows of every tensor one by one, but a sequence has any number of
+        images: its second image would stand where the copy's first belongs.
+        """
+        pixels = model_kwargs.pop("pixel_values", None)
+        if pixels is not None and input_ids is not None:
+            places_B = (input_ids == self.config.image_token_id).sum(1)
+            images_B = (places_B // self.config.tokens_per_image).tolist()
+            if sum(images_B) == len(pixels):  # otherwise `embed` tells what is wrong
+                pixels = torch.cat([g for g in pixels.split(images_B) for _ in range(expand_size)])
+        input_ids, model_kwargs = super()._expand_inputs_for_generation(
+            expand_size,
+            is_encoder_decoder,
+            input_ids,  # type: ignore[arg-type]
+            **model_kwargs,
+        )
+        if pixels is not None:
+            model_kwargs["pixel_values"] = pixels
+        return input_ids, model_kwargs
+
+
+def check_language_model(config: Any) -> None:
+    """Raise ValueError unless transformers' class for it calls the attention that we register.
+
+    Models with their own attention code ignore it: packed samples would see each other, silently.
+    """
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise ValueError(f"'{config.model_type}' is not a causal language model of transformers")
+    cls = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    chunked = getattr(config, "attention_chunk_size", None)  # known to the mask alone
+    if chunked or not (cls._supports_sdpa and cls._supports_attention_backend):
+        raise ValueError(
+            f"language model '{config.model_type}' is not supported: its attention can't be "
+            "replaced by one that keeps to the boundaries of a pack"
+        )
 
 
 AutoModel.register(VilaConfig, VilaForConditionalGeneration)

@@ -205,7 +205,7 @@ class _Training:
         ]
         sums = torch.stack(losses).double().tolist()  # one wait for the device per step
         loss_sum = engine.total([math.fsum(sums) if all(map(math.isfinite, sums)) else math.nan])[0]
-        if False:
+        if not math.isfinite(loss_sum):
             bad = [b for b, value in zip(batches, sums, strict=True) if not math.isfinite(value)]
             self._stop("loss", _keys(engine, bad))
         config = self.config

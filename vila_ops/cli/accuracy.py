@@ -43,7 +43,9 @@ def _split(metrics: Mapping[str, float]) -> tuple[Grouped, Grouped]:
 
 def _visual(tasks: Grouped) -> Table:
     shots = sorted({count for rows in tasks.values() for count in rows})
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), title_justify="left", title_style="bold")
+    table = Table(
+        box=None, pad_edge=False, padding=(0, 2, 0, 0), title_justify="left", title_style="bold"
+    )
     table.title = "accuracy with images"
     table.add_column("task", no_wrap=True)
     for count in shots:
@@ -68,7 +70,9 @@ def _text_only(run: RunView, tasks: Grouped) -> Table | None:
     )
     if not tasks or not named:
         return None
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), title_justify="left", title_style="bold")
+    table = Table(
+        box=None, pad_edge=False, padding=(0, 2, 0, 0), title_justify="left", title_style="bold"
+    )
     table.title = "accuracy on text only"
     table.add_column("task", no_wrap=True)
     for label, _, _ in named:

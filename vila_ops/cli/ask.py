@@ -19,7 +19,8 @@ def ask(
         str, typer.Argument(help="NAME@ALIAS or NAME@VERSION of the registry, a run, or a folder.")
     ],
     words: Annotated[
-        list[str], typer.Argument(metavar="IMAGE... QUESTION", help="Image files, then the question.")
+        list[str],
+        typer.Argument(metavar="IMAGE... QUESTION", help="Image files, then the question."),
     ],
     template: Annotated[
         str | None, typer.Option(help="Prompt template; default: the one of the model's run.")

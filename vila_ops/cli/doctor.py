@@ -6,7 +6,12 @@ import typer
 
 from vila_ops.cli.options import JsonOption, StoreOption, store_uri
 
-SIGNS = {"ok": ("ok", "green"), "note": ("-", "dim"), "warning": ("!", "yellow"), "error": ("x", "red")}
+SIGNS = {
+    "ok": ("ok", "green"),
+    "note": ("-", "dim"),
+    "warning": ("!", "yellow"),
+    "error": ("x", "red"),
+}
 
 
 def add(app: typer.Typer) -> None:

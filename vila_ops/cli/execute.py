@@ -42,7 +42,9 @@ def run(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Override, e.g. sft.train.lr=0.001."),
     ] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the run; default: the recipe's.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the run; default: the recipe's.")
+    ] = None,
     detach: DetachOption = False,
     json: JsonOption = False,
     store: StoreOption = None,
@@ -62,7 +64,10 @@ def run(
 
 
 def resume(
-    run_id: RunArgument, detach: DetachOption = False, json: JsonOption = False, store: StoreOption = None
+    run_id: RunArgument,
+    detach: DetachOption = False,
+    json: JsonOption = False,
+    store: StoreOption = None,
 ) -> None:
     """Continue a run that did not succeed.
 

@@ -48,7 +48,9 @@ def show(run_id: RunArgument, json: JsonOption = False, store: StoreOption = Non
 def logs(
     run_id: RunArgument,
     task: Annotated[str | None, typer.Argument(help="Name of a task; default: all.")] = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run ends.")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on until the run ends.")
+    ] = False,
     store: StoreOption = None,
 ) -> None:
     """Print the log of one task, or of all."""

@@ -92,7 +92,9 @@ def print_run(run: RunView) -> None:
     """Print the final tables of a run, what went wrong, and what to do next."""
     out = console()
     taken = f" in {duration(run.duration_s)}" if run.duration_s is not None else ""
-    out.print(Text.assemble((run.run_id, "bold"), "  ", state(run.status), f"{taken}  {run.recipe}"))
+    out.print(
+        Text.assemble((run.run_id, "bold"), "  ", state(run.status), f"{taken}  {run.recipe}")
+    )
     out.print()
     out.print(task_table(run))
     for table in accuracy.tables(run):

@@ -179,9 +179,7 @@ class _Driver:
             attempt = record.RunRecord.load(self._store, self._run_id).tasks[task.name][-1]
             if attempt.started["key"] == key and (entry := look_up(self._store, key)):
                 return entry.outputs
-        entry = answer_from_cache(
-            self._store, self._run_id, task.name, task.stage, config, inputs
-        )
+        entry = answer_from_cache(self._store, self._run_id, task.name, task.stage, config, inputs)
         return None if entry is None else entry.outputs
 
     def _finished_here(self, name: str) -> bool:

@@ -1,10 +1,9 @@
 """source -> grow, grow-twin (independent of each other) -> judge."""
 
-from kfp import dsl
-
 from components.toy_grow import toy_grow
 from components.toy_judge import toy_judge
 from components.toy_source import toy_source
+from kfp import dsl
 
 
 @dsl.pipeline(name="toy")

@@ -35,4 +35,6 @@ def run(
     folder = out_dir / "model"
     folder.mkdir(exist_ok=True)
     (folder / "weights.txt").write_text(str(sum(numbers) * config.steps * config.lr))
-    return StageResult({"model": folder}, {"loss": config.lr / config.steps, "loss_first": config.lr})
+    return StageResult(
+        {"model": folder}, {"loss": config.lr / config.steps, "loss_first": config.lr}
+    )
