@@ -86,8 +86,8 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
     except UnidentifiedImageError:
         start = data[:8].hex(" ") or "no bytes at all"
         raise BadImage(NOT_AN_IMAGE, f"{len(data)} bytes, starting {start}") from None
-    except Image.DecompressionBombError as error:
-        raise BadImage(TOO_LARGE, str(error)) from None
+    except Image.DecompressionBombError:
+        raise BadImage(TOO_LARGE, f"more than {max_pixels:,} pixels") from None
     except (OSError, SyntaxError, ValueError, struct.error) as error:
         raise BadImage(TRUNCATED, f"header: {error}") from None
     width, height = image.size

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from components.runtime.code import code_digest, lock_digest
+from components.runtime.secrets import mask
 from vila_core.config import Frozen
 from vila_core.errors import Damaged, NotFound
 from vila_core.jsonio import digest, dumps
@@ -66,7 +67,7 @@ def save(store: Store, entry: CacheEntry, key: TaskKey) -> None:
         "metrics": dict(entry.metrics),
         "run_id": entry.run_id,
         "task": entry.task,
-        "key_parts": key.parts,
+        "key_parts": mask(key.parts),
     }
     store.write(_place(key.key), dumps(value).encode())
 

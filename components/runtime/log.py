@@ -46,8 +46,8 @@ class TaskLog:
             self.raw(stamped)
 
     def raw(self, text: str) -> None:
-        """Write to the file only. A full disk can't make this fail."""
-        with self._lock, contextlib.suppress(OSError):
+        """Write to the file only; neither a full disk nor a word after `close` makes it fail."""
+        with self._lock, contextlib.suppress(OSError, ValueError):
             self._file.write(mask_text(text, self._secrets).encode("utf-8", errors="replace"))
 
     def close(self) -> None:

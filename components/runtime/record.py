@@ -13,6 +13,7 @@ import contextlib
 import json
 import os
 import platform
+import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from typing import Any
 
 import psutil
 
-from components.runtime.secrets import mask
+from components.runtime.secrets import mask, mask_text
 from vila_core.errors import AlreadyExists, Conflict, NotFound, UserError
 from vila_core.jsonio import dumps
 from vila_core.store import Store
@@ -127,19 +128,22 @@ class AttemptWriter:
     def finish(self, value: Mapping[str, Any]) -> bool:
         """Write how it ended; return False when somebody has already."""
         self.free_reserve()
+        self.sync()
         try:
             place = f"{self.prefix}/finished.json"
             self._store.write(place, _json({"ended_at": now(), **value}), create_only=True)
         except AlreadyExists:
             return False
+        if self._mirror:
+            shutil.rmtree(self.folder, ignore_errors=True)
         return True
 
     def sync(self) -> None:
         """Upload what changed in `folder`, when the store is remote."""
         if not self._mirror:
             return
-        for path in sorted(path for path in self.folder.rglob("*") if path.is_file()):
-            if path == self._reserve:
+        for path in sorted(self.folder.rglob("*")):
+            if path == self._reserve or path.is_symlink() or not path.is_file():
                 continue
             with contextlib.suppress(FileNotFoundError):  # the sink may just have removed it
                 status = path.stat()
@@ -164,13 +168,6 @@ def close_attempt(
     The driver calls it after every process that ended with an error: `after` is `last_attempt` from
     before the start, `log` what the process printed. An attempt that is finished stays as it is.
     """
-    number = last_attempt(store, run_id, task)
-    if number <= after:
-        started = {"started_at": now(), "key": None, "key_parts": None}
-        writer = AttemptWriter(store, run_id, task, started)
-        (writer.folder / "log.txt").write_text(log, encoding="utf-8")
-        writer.sync()
-        number = writer.number
     value = {
         "status": "stopped" if exit_code in (130, 143) else "failed",
         "exit_code": exit_code,
@@ -181,6 +178,12 @@ def close_attempt(
         "error": {"kind": "ProcessEnded", "message": message},
         "cached_from": None,
     }
+    number = last_attempt(store, run_id, task)
+    if number <= after:
+        writer = AttemptWriter(store, run_id, task, {"stage": None, "key": None, "key_parts": None})
+        (writer.folder / "log.txt").write_text(mask_text(log), encoding="utf-8")
+        writer.finish(value)
+        return
     with contextlib.suppress(AlreadyExists):
         place = f"{_attempt(run_id, task, number)}/finished.json"
         store.write(place, _json(value), create_only=True)

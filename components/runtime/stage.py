@@ -81,9 +81,9 @@ def run_stage(
     with _stoppable(not call.inline):
         try:
             outcome = _execute(call)
-        except Exception as error:  # not even the record could be written
+        except (Exception, Stopped) as error:  # not even the record could be written
             failure = Failure.of(error, None)
-            outcome = _Outcome("failed", failure.exit_code, error=failure)
+            outcome = _Outcome(failure.status, failure.exit_code, error=failure)
             print(f"error: {failure.kind}: {failure.message}", file=sys.stderr)
     if outcome.error is not None:
         if call.inline:
@@ -116,7 +116,6 @@ def answer_from_cache(
     if entry is not None:
         writer = AttemptWriter(store, run_id, task, _started(stage, key))
         (writer.folder / "log.txt").write_text(f"{_cached_line(entry)}\n", encoding="utf-8")
-        writer.sync()
         writer.finish(_finished(_cached(entry), began))
     return entry
 
@@ -241,13 +240,15 @@ class _Step:
         call = self._call
         folders = {name: fetch(self._store, ref) for name, ref in call.inputs.items()}
         work.mkdir(parents=True, exist_ok=True)
-        self._open_sinks(key)
         run = importlib.import_module(stage_module(call.stage)).run
+        self._sinks.append(MetricsFile(self._writer.folder / "metrics.jsonl"))
         extra = {}
         if "services" in inspect.signature(run).parameters:
             extra["services"] = StageServices(
                 self._store, call.run.run_id, call.task, key, call.inputs
             )
+        else:  # the platform's own stages train nothing: no seconds are spent on starting W&B
+            self._open_wandb(key)
         result: StageResult = run(config, folders, work, self, **extra)
         if frozenset(result.outputs) != call.outputs:
             raise RuntimeError(
@@ -262,8 +263,7 @@ class _Step:
         cache.save(self._store, entry, key)
         return _Outcome("succeeded", outputs=outputs, metrics=metrics)
 
-    def _open_sinks(self, key: TaskKey) -> None:
-        self._sinks.append(MetricsFile(self._writer.folder / "metrics.jsonl"))
+    def _open_wandb(self, key: TaskKey) -> None:
         tracking = self._call.run.tracking
         if tracking.wandb == "disabled":
             return
@@ -302,14 +302,14 @@ def _started(stage: str, key: TaskKey | None) -> dict[str, Any]:
 
 
 def _finished(outcome: _Outcome, began: float | None) -> dict[str, Any]:
-    used = resource.getrusage(resource.RUSAGE_SELF)
+    used = None if outcome.status == "cached" else resource.getrusage(resource.RUSAGE_SELF)
     error = outcome.error
     return {
         "status": outcome.status,
         "exit_code": outcome.exit_code,
         "duration_s": None if began is None else round(time.monotonic() - began, 3),
-        "cpu_s": round(used.ru_utime + used.ru_stime, 3),
-        "peak_rss_bytes": used.ru_maxrss * 1024,
+        "cpu_s": used and round(used.ru_utime + used.ru_stime, 3),
+        "peak_rss_bytes": used and used.ru_maxrss * 1024,
         "outputs": {name: ref.as_json() for name, ref in outcome.outputs.items()},
         "metrics": dict(outcome.metrics),
         "error": {"kind": error.kind, "message": error.message} if error else None,

@@ -96,7 +96,9 @@ def test_spans_are_right_for_tokens_that_cross_the_template(answer: str) -> None
     encoded = text.encode(talk(("what is red?", answer), ("and?", "two")))
     got = text.tokenizer.decode([n for n in encoded.labels.tolist() if n != IGNORE])
     whole = text.tokenizer.decode(encoded.input_ids.tolist())
-    if "火" not in answer:  # unknown characters become byte tokens or <unk> in this small vocabulary
+    if (
+        "火" not in answer
+    ):  # unknown characters become byte tokens or <unk> in this small vocabulary
         assert got.replace(" ", "") == f"{answer}</s>two</s>".replace(" ", "")
     assert whole.startswith("<s>")
     assert got.count("</s>") == 2

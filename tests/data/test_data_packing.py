@@ -58,13 +58,18 @@ def test_items_over_a_budget_are_refused(item: tuple[int, int]) -> None:
 
 def planner(seed: int = 0, window: int = 20) -> Planner:
     rng = np.random.default_rng(1)
-    sources = [Source("a", rng.integers(3, 60, size=50)), Source("b", rng.integers(20, 90, size=31))]
+    sources = [
+        Source("a", rng.integers(3, 60, size=50)),
+        Source("b", rng.integers(20, 90, size=31)),
+    ]
     images = [rng.integers(0, 4, size=50), np.zeros(31, dtype=int)]
     mixture = Mixture(sources, [2, 1], seed)
     return Planner(mixture, images, pack_tokens=100, pack_images=6, window=window, seed=seed)
 
 
-def first(count: int, state: PlanState | None = None, seed: int = 0) -> list[tuple[Pack, PlanState]]:
+def first(
+    count: int, state: PlanState | None = None, seed: int = 0
+) -> list[tuple[Pack, PlanState]]:
     plan = planner(seed)
     return list(itertools.islice(plan.packs(state or plan.start()), count))
 

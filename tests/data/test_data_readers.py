@@ -37,7 +37,12 @@ def set_aside(rows: list[Sample | SetAside]) -> list[SetAside]:
 
 def document(texts: list[str], images: list[tuple[str, int]], **more: Any) -> dict[str, Any]:
     info = [
-        {"image_name": name, "matched_text_index": place, "matched_sim": 0.3, "raw_url": f"u/{name}"}
+        {
+            "image_name": name,
+            "matched_text_index": place,
+            "matched_sim": 0.3,
+            "raw_url": f"u/{name}",
+        }
         for name, place in images
     ]
     return {"text_list": texts, "image_info": info, "url": "https://a.invalid", **more}
@@ -167,7 +172,7 @@ def test_broken_lines_are_set_aside_with_file_and_line(tmp_path: Path) -> None:
         ("a.jsonl:7", "broken JSON"),
     ]
     assert [row.detail for row in set_aside(rows)] == [
-        "Unterminated string starting at at column 12",
+        "Unterminated string starting at (column 12)",
         "an object is expected, found list",
         "not UTF-8 text at byte 12",
         "nested too deeply",
@@ -180,7 +185,7 @@ def test_broken_lines_are_set_aside_with_file_and_line(tmp_path: Path) -> None:
         (document(["a"], [("none.png", 0)]), "missing image", "none.png"),
         (document(["a"], [("cut.png", 0)]), "truncated", "cut.png: "),
         (document(["a"], [("page.png", 0)]), "not an image", "page.png: 13 bytes"),
-        (document(["a"], [("bomb.png", 0)]), "too large", "bomb.png: 30000 x 30000"),
+        (document(["a"], [("bomb.png", 0)]), "too large", "bomb.png: more than 50,000,000 pixels"),
         (document(["a"], [("dot.png", 0)]), "too small", "dot.png: 1 x 1"),
         (document(["a"], [("../d.jsonl", 0)]), "broken record", "leads out of the image folder"),
         (document(["a"], [("/etc/hostname", 0)]), "broken record", "leads out of the image folder"),
@@ -291,8 +296,16 @@ def damaged_files(folder: Path) -> Iterator[tuple[str, bytes, str]]:
     yield "b.jsonl.gz", b"plain text", "can't be read"
     yield "a.jsonl.zip", b"PK nothing", "compressed file is damaged"
     yield "a.json", b'{"text": "a"}', "a JSON list of records is needed"
-    yield "b.json", b'[{"text": "a"},\n {"text" 3}]', "b.json:2:10: broken JSON in item 1: Expecting ':'"
-    yield "c.json", b'[{"text": "a"} {"text": "b"}]', "c.json:1:16: broken JSON in item 1: ',' or ']'"
+    yield (
+        "b.json",
+        b'[{"text": "a"},\n {"text" 3}]',
+        "b.json:2:10: broken JSON in item 1: Expecting ':'",
+    )
+    yield (
+        "c.json",
+        b'[{"text": "a"} {"text": "b"}]',
+        "c.json:1:16: broken JSON in item 1: ',' or ']'",
+    )
     yield "d.json", b'[{"text": "a"},', "d.json:1:16: broken JSON in item 1: Expecting value"
     yield "e.json", b'["\xff"]', "is not UTF-8 text (byte 2)"
     yield "a.csv", b"a,b", "is not one of .jsonl"

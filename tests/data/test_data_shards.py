@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import pickle
@@ -19,7 +20,8 @@ from vila_core.errors import Damaged, UserError
 
 def tree(folder: Path) -> dict[str, str]:
     return {
-        path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.iterdir())
     }
 
 
@@ -58,13 +60,17 @@ def test_the_manifest_names_every_shard_with_its_digest(tmp_path: Path) -> None:
     manifest = json.loads((tmp_path / "docs/manifest.json").read_text())
     digests = tree(tmp_path / "docs")
     shards = [f"docs-{n:05d}.tar" for n in range(3)]
-    assert [(s["path"], s["sha256"]) for s in manifest["shards"]] == [(n, digests[n]) for n in shards]
+    assert [(s["path"], s["sha256"]) for s in manifest["shards"]] == [
+        (n, digests[n]) for n in shards
+    ]
     assert [shard["samples"] for shard in manifest["shards"]] == [10, 10, 5]
     assert manifest["index_sha256"] == digests["index.npz"]
     assert (manifest["samples"], manifest["template"]) == (25, "miniature")
     assert set(digests) == {*shards, "index.npz", "manifest.json"}
 
 
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # webdataset leaves closing to the collector
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_shards_are_webdatasets(tmp_path: Path) -> None:
     import webdataset as wds
 
@@ -79,6 +85,7 @@ def test_shards_are_webdatasets(tmp_path: Path) -> None:
         assert tuple(row[f"{n:03d}.png"] for n in range(len(sample.images))) == sample.images
     decoded = next(iter(wds.WebDataset(paths, shardshuffle=False, empty_check=False).decode("pil")))
     assert decoded["000.png"].size == (16, 16)
+    gc.collect()
 
 
 def test_long_names_and_empty_contents_are_valid_tar(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ class Index:
     offset: np.ndarray  # (N,) int64
     size: np.ndarray  # (N,) int64
     json_size: np.ndarray  # (N,) int64
+    json_crc32: np.ndarray  # (N,) int64, of the JSON: its kind and meta are not in the digest
     image_start: np.ndarray  # (N + 1,) int64
     image_offset: np.ndarray  # (M,) int64
     image_size: np.ndarray  # (M,) int64
@@ -108,6 +109,7 @@ _ROWS = {
     "offset": np.int64,
     "size": np.int64,
     "json_size": np.int64,
+    "json_crc32": np.int64,
     "num_text_tokens": np.int32,
     "num_supervised": np.int32,
     "num_images": np.int32,

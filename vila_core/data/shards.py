@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import tarfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -69,7 +70,8 @@ class ShardWriter:
         key_shard, _, number = rest.rpartition("/")
         if corpus != self._name:
             raise ValueError(f"{sample.key} is not a sample of '{self._name}'")
-        start, json_size = self._member(f"{sample.key}.json", _header(sample))
+        header = _header(sample)
+        start, json_size = self._member(f"{sample.key}.json", header)
         images = []
         for place, image in enumerate(sample.images):
             offset, size = self._member(f"{sample.key}.{place:03d}.{extension(image)}", image)
@@ -82,6 +84,7 @@ class ShardWriter:
             offset=start,
             size=last_offset + last_size,
             json_size=json_size,
+            json_crc32=zlib.crc32(header),
             images=iter(images),
             digest=sample.digest,
             num_text_tokens=counts.text_tokens,

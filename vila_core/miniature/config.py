@@ -20,7 +20,7 @@ class WorldConfig(Frozen):
     series_longest: int = Field(10, ge=2, description="most items in a series")
     web_longest: int = Field(5, ge=2, description="most segments in a web document")
     conversations: int = Field(4000, ge=1, description="visual conversations (LLaVA)")
-    questions: int = Field(4, ge=1, le=6, description="questions per conversation about a scene")
+    questions: int = Field(6, ge=1, le=6, description="questions per conversation about a scene")
     digit_share: float = Field(0.2, ge=0, lt=1, description="share of digits among conversations")
     instructions: int = Field(4000, ge=1, description="text-only instructions (FLAN)")
     reading_share: float = Field(0.4, ge=0, le=1, description="scene reading among instructions")
@@ -87,7 +87,6 @@ class LanguageConfig(Frozen):
     binding_share: float = Field(
         0.5, ge=0, le=1, description="share of series in which names are bound to colours"
     )
-    questions: int = Field(5, ge=1, le=6, description="questions per scene in words")
     phases: tuple[Phase, ...] = Field(
         (
             Phase(share=250, series=0.1, induction=0.9, reading=0, knowledge=0),

@@ -100,8 +100,8 @@ class RowSource:
                 row.add(f"{answer} ;", told=True)
         while len(row.ids) < enough and kind == "knowledge":
             row.ask(knowledge(rng))
-        while len(row.ids) < enough and kind == "reading":
-            _read(rng, row, self._config.questions)
+        if kind == "reading":
+            _read(rng, row, enough)
         return row
 
 
@@ -117,16 +117,22 @@ def _items(
     return series(rng, RULES[rng.integers(len(RULES))], count)
 
 
-def _read(rng: np.random.Generator, row: _Row, questions: int) -> None:
-    """Add a scene in words and questions about it."""
+def _read(rng: np.random.Generator, row: _Row, tokens: int) -> None:
+    """Fill the row with one scene in words and questions about it.
+
+    One scene only: rows have no boundaries inside, and objects of another scene would be in the way.
+    """
     if rng.random() < _SINGLE_SHARE:
         scene = draw_scene(rng, 1)
         asked = [ask_single(scene, kind) for kind in SINGLE_KINDS]
+        asked.append(ask(rng, scene, "count"))
     else:
         scene = draw_scene(rng, int(rng.integers(1, MAX_OBJECTS + 1)), distinct=True)
-        asked = [ask(rng, scene, kind) for kind in SCENE_KINDS]
+        asked = [ask(rng, scene, kind) for kind in SCENE_KINDS for _ in scene.things]
     row.add(f"scene {scene.caption} .", told=False)
-    for number in rng.permutation(len(asked))[:questions]:
+    for number in rng.permutation(len(asked)):
+        if len(row.ids) >= tokens:
+            return
         row.ask(asked[number])
 
 

@@ -35,6 +35,11 @@ class PicturePairs(nn.Module):
     def __init__(self, vision: Mapping[str, Any]) -> None:
         super().__init__()
         self.vision = SiglipVisionModel(SiglipVisionConfig(**vision))
+        # Attention starts as doing nothing, so that a patch's feature stays about that patch. With
+        # the usual start every feature holds a mean of all, and the language model, which sees
+        # only features, can hardly tell which colour belongs to which shape.
+        for layer in self.vision.encoder.layers:
+            nn.init.zeros_(layer.self_attn.out_proj.weight)
         width = self.vision.config.hidden_size
         self.text = SiglipTextModel(
             SiglipTextConfig(

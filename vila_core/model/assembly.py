@@ -31,8 +31,13 @@ def build(
     `config.seed` alone. Raises UserError when a folder holds no such model, or not all of it.
     """
     vision_config, text_config = _vision_config(vision_tower), _load_config(language_model)
-    tokenizer = load_tokenizer(language_model)
+    tokenizer = load_tokenizer(language_model, vocabulary=getattr(text_config, "vocab_size", 0))
     image_token_id = int(tokenizer.convert_tokens_to_ids("<image>"))  # type: ignore[arg-type]
+    if image_token_id < text_config.vocab_size:
+        raise UserError(
+            f"{language_model}: '<image>' has id {image_token_id}, inside the language model's "
+            f"vocabulary of {text_config.vocab_size}: it means something else there"
+        )
     vila_config = make_config(config, vision_config, text_config, image_token_id)
     with torch.device("meta"):  # a frame without weights: the parts bring theirs
         model = VilaForConditionalGeneration(vila_config)
@@ -141,17 +146,13 @@ def _load_weights(auto_class: Any, folder: Path, **options: Any) -> Any:
 
 
 def _set_generation(model: VilaForConditionalGeneration, tokenizer: Any) -> None:
-    """Say where answers end, and that `<image>` is never one."""
+    """Say where answers end."""
     ends = tokenizer.eos_token_id
     given = model.language_model.generation_config.eos_token_id
     if isinstance(given, list) and ends in given:
         ends = given  # chat models also end turns by tokens of their own
     settings = model.generation_config
     settings.eos_token_id, settings.pad_token_id = ends, tokenizer.pad_token_id
-    if model.config.image_token_id < model.config.text_config.vocab_size:
-        # Some tables are padded beyond the tokenizer's vocabulary (Qwen's): `<image>` is then the
-        # id of a row that nothing looks up or trains, and that could be predicted all the same.
-        settings.suppress_tokens = [model.config.image_token_id]
 
 
 def _vision_config(folder: Path) -> PreTrainedConfig:

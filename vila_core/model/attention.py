@@ -10,6 +10,7 @@ one call of torch's variable-length flash attention.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -20,6 +21,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 NAME = "vila_packed"
+SPECIAL = ("softcap", "s_aux", "position_bias")
+"""Arguments of attention that is not plain softmax: soft caps, sinks, position biases."""
 LONG = 128
 """From this length on a sample is worth an attention call of its own (measured on CPU)."""
 
@@ -36,13 +39,13 @@ class _Rows:
 class PackLayout:
     """Where each sample of a pack stands, prepared once and shared by all layers.
 
-    `cu_seqlens` (S + 1,) holds where each of S samples starts in the pack of T tokens, and T. Raises
-    ValueError unless it rises from 0 to `num_tokens`.
+    `cu_seqlens` (S + 1,) holds where each of S samples starts in the pack of T tokens, and T.
+    Raises ValueError unless it rises from 0 to `num_tokens`.
     """
 
     def __init__(self, cu_seqlens: torch.Tensor, num_tokens: int) -> None:
         bounds = cu_seqlens.tolist()
-        lengths = [end - start for start, end in zip(bounds, bounds[1:], strict=False)]
+        lengths = [end - start for start, end in pairwise(bounds)]
         if not lengths or bounds[0] != 0 or bounds[-1] != num_tokens or min(lengths) < 1:
             raise ValueError(f"cu_seqlens {bounds} does not rise from 0 to {num_tokens} tokens")
         self.cu_seqlens = cu_seqlens.to(torch.int32)
@@ -64,11 +67,11 @@ class PackLayout:
                 buckets.setdefault(length.bit_length(), []).append((start, length))
         for _, members in sorted(buckets.items()):
             start_R, length_R = torch.tensor(members, device=device).unbind(1)
-            offset_L = torch.arange(int(length_R.max()), device=device)
+            offset_L = torch.arange(max(length for _, length in members), device=device)
             # Padding repeats the sample's last token: no position outside of the sample is read.
             index_RL = start_R[:, None] + torch.minimum(offset_L[None], length_R[:, None] - 1)
             (real,) = torch.nonzero((offset_L[None] < length_R[:, None]).flatten(), as_tuple=True)
-            self.rows.append(_Rows(index_RL.flatten(), real, tuple(index_RL.shape)))
+            self.rows.append(_Rows(index_RL.flatten(), real, (len(members), len(offset_L))))
             order.append(index_RL.flatten()[real])
         # The outputs, laid end to end, are a permutation of the pack; this undoes it.
         self.undo = torch.argsort(torch.cat(order))
@@ -106,11 +109,9 @@ def packed_attention(
     """Attend within the samples of a pack; without a layout, behave as transformers' sdpa.
 
     Shapes: query (1, H, T, D), key and value (1, K, T, D) with K <= H heads; returns (1, T, H, D).
-    Raises ValueError for attention that is not plain softmax (soft caps, sinks, position biases).
+    Raises ValueError for the arguments of `SPECIAL`.
     """
-    special = [
-        name for name in ("softcap", "s_aux", "position_bias") if kwargs.get(name) is not None
-    ]
+    special = [name for name in SPECIAL if kwargs.get(name) is not None]
     if special:
         raise ValueError(f"{type(module).__name__} needs {special[0]}, which packs don't support")
     if pack_layout is None:
@@ -159,8 +160,13 @@ def _varlen(
     """Attend to the whole pack in one call of flash attention (CUDA, half precision)."""
     from torch.nn.attention.varlen import varlen_attn
 
+    query_THD, key_THD, value_THD = (
+        tensor[0].transpose(0, 1).contiguous() for tensor in (query, key, value)
+    )
     out_THD = varlen_attn(
-        *(tensor[0].transpose(0, 1).contiguous() for tensor in (query, key, value)),
+        query_THD,
+        key_THD,
+        value_THD,
         layout.cu_seqlens,
         layout.cu_seqlens,
         layout.longest,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, ClassVar
 
+import torch
 from transformers import AutoConfig, PreTrainedConfig
 
 from vila_core.model.vision_tower import HAS_CLASS_TOKEN, check_tower
@@ -20,8 +21,8 @@ class VilaConfig(PreTrainedConfig):
 
     `vision_feature_layer` indexes the tower's hidden states (-2: the last but one, as the paper's
     code does); `vision_feature_select` keeps the class token (`cls_patch`) or drops it (`patch`;
-    towers without one, SigLIP's, give all patches either way). No embedding belongs to
-    `image_token_id`: it lies outside the language model's vocabulary, or in its unused padding.
+    towers without one, SigLIP's, give all patches either way). `image_token_id`
+    lies outside of the language model's vocabulary, so no embedding belongs to it.
 
     Raises ValueError for an unknown projector, feature selection, tower or layer.
     """
@@ -79,15 +80,12 @@ def is_mlp(projector: str) -> bool:
 
 
 def _sub_config(value: dict[str, Any] | PreTrainedConfig | None, default: str) -> PreTrainedConfig:
-    if isinstance(value, PreTrainedConfig):
-        values = value.to_dict()
-    else:
-        values = dict(value or {})
+    values = value.to_dict() if isinstance(value, PreTrainedConfig) else dict(value or {})
     config = AutoConfig.for_model(values.pop("model_type", default), **values)
     # Where a part was loaded from, and in which type it was stored, say nothing of the joined
     # model: its config must be the same bytes wherever it is made, and all of it has one dtype.
     config._name_or_path = ""
-    config.dtype = None
+    config.dtype = torch.float32
     return config
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 import numpy as np
 import torch
 from PIL import Image
-from transformers import AutoTokenizer, BatchEncoding, PreTrainedTokenizerBase
+from transformers import AddedToken, AutoTokenizer, BatchEncoding, PreTrainedTokenizerBase
 
 from vila_core.errors import UserError
 from vila_core.jsonio import dumps
@@ -25,7 +25,7 @@ class VilaProcessor:
 
     `fit` says how an image becomes a square of `image_size` pixels: `resize` (distorts), `pad` (to
     a centred square of the mean colour, as the released code does) or `crop` (the shorter side is
-    resized, the centre cut out, as CLIP's own processor does). `resample` is Pillow's filter number.
+    resized, the centre cut out, as CLIP's own processor does). `resample` is Pillow's filter.
     """
 
     def __init__(
@@ -141,10 +141,11 @@ class VilaProcessor:
         return cls(load_tokenizer(folder), **values)
 
 
-def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
+def load_tokenizer(folder: str | Path, *, vocabulary: int = 0) -> PreTrainedTokenizerBase:
     """Load a tokenizer; give it `<image>` as a special token, and padding, where missing.
 
-    Raises UserError when the folder holds none.
+    `vocabulary` is the number of the language model's embeddings. Raises UserError when the folder
+    holds no tokenizer.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(
@@ -154,6 +155,10 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"{folder}: holds no tokenizer that can be loaded: {reason}") from None
     if IMAGE_TOKEN not in tokenizer.get_vocab():
+        # Some models have more embeddings than words (Qwen's): fill the ids up to the last one, so
+        # that `<image>` comes after it.
+        fillers = [f"<unused-row-{number}>" for number in range(len(tokenizer), vocabulary)]
+        tokenizer.add_tokens([AddedToken(name, special=True) for name in fillers])
         tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]})
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 HAS_CLASS_TOKEN = {"clip_vision_model": True, "siglip_vision_model": False}
-"""The supported towers by transformers' model type, and whether a class token precedes the patches."""
+"""The supported towers by transformers' model type, and whether a class token comes first."""
 
 
 def check_tower(config: Any, layer: int, projector_needs_grid: bool, select: str) -> None:
@@ -31,8 +31,8 @@ def check_tower(config: Any, layer: int, projector_needs_grid: bool, select: str
         )
     if projector_needs_grid and HAS_CLASS_TOKEN[kind] and select == "cls_patch":
         raise ValueError(
-            "vision_feature_select 'cls_patch' does not go with a projector that merges the grid of "
-            "patches: the class token stands outside of the grid; choose 'patch'"
+            "vision_feature_select 'cls_patch' does not go with a projector that merges the grid "
+            "of patches: the class token stands outside of the grid; choose 'patch'"
         )
 
 

@@ -177,10 +177,8 @@ class VilaForConditionalGeneration(PreTrainedModel, GenerationMixin):
     ) -> dict[str, Any]:
         """Give the images to the first step only: afterwards their keys and values are cached."""
         first = kwargs.get("is_first_iteration", False) or not kwargs.get("use_cache", True)
-        inputs = super().prepare_inputs_for_generation(
-            input_ids,
-            inputs_embeds=inputs_embeds,  # type: ignore[arg-type]
-            **kwargs,
+        inputs = super().prepare_inputs_for_generation(  # type: ignore
+            input_ids, inputs_embeds=inputs_embeds, **kwargs
         )
         inputs["pixel_values"] = pixel_values if first else None
         return inputs
@@ -203,11 +201,8 @@ class VilaForConditionalGeneration(PreTrainedModel, GenerationMixin):
             images_B = (places_B // self.config.tokens_per_image).tolist()
             if sum(images_B) == len(pixels):  # otherwise `embed` tells what is wrong
                 pixels = torch.cat([g for g in pixels.split(images_B) for _ in range(expand_size)])
-        input_ids, model_kwargs = super()._expand_inputs_for_generation(
-            expand_size,
-            is_encoder_decoder,
-            input_ids,  # type: ignore[arg-type]
-            **model_kwargs,
+        input_ids, model_kwargs = super()._expand_inputs_for_generation(  # type: ignore
+            expand_size, is_encoder_decoder, input_ids, **model_kwargs
         )
         if pixels is not None:
             model_kwargs["pixel_values"] = pixels
@@ -221,7 +216,7 @@ def check_language_model(config: Any) -> None:
     """
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ValueError(f"'{config.model_type}' is not a causal language model of transformers")
-    cls = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    cls: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     chunked = getattr(config, "attention_chunk_size", None)  # known to the mask alone
     if chunked or not (cls._supports_sdpa and cls._supports_attention_backend):
         raise ValueError(

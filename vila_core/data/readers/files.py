@@ -114,7 +114,7 @@ def _lines(file: CorpusFile) -> Iterator[Record]:
             if not line.strip():
                 continue
             try:
-                yield Record(number, where, json.loads(line.decode("utf-8-sig")))
+                yield Record(number, where, json.loads(line.decode("utf-8-sig").rstrip()))
             except (ValueError, RecursionError) as error:
                 yield Record(number, where, None, Broken("broken JSON", _problem(error)))
 
@@ -195,7 +195,7 @@ def _parquet(file: CorpusFile) -> Iterator[Record]:
 
 def _problem(error: Exception) -> str:
     if isinstance(error, json.JSONDecodeError):
-        return f"{error.msg} at column {error.colno}"
+        return f"{error.msg} (column {error.colno})"
     if isinstance(error, UnicodeDecodeError):
         return f"not UTF-8 text at byte {error.start}"
     return "nested too deeply" if isinstance(error, RecursionError) else str(error)
