@@ -1,4 +1,4 @@
-"""The model library of the VILA platform: model, data, training, evaluation, and the stages made of them.
+"""The model library of the VILA platform: model, data, training, evaluation, and their stages.
 
 It knows no pipeline engine, no cluster and no tracking service; `components` and `vila_ops` are
 built on it.

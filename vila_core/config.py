@@ -23,6 +23,13 @@ class Frozen(BaseModel):
         """Return the sha256 of the resolved config's canonical JSON."""
         return digest(self.model_dump(mode="json"))
 
+    def outside(self) -> list[Path]:
+        """Return the files and folders outside of the store that a stage with this config reads.
+
+        Their state is part of the task's key: a cached result must not outlive them unseen.
+        """
+        return []
+
 
 ConfigT = TypeVar("ConfigT", bound=Frozen)
 
@@ -57,7 +64,9 @@ def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict
     for override in overrides:
         path, separator, text = override.partition("=")
         if not separator or not path.strip():
-            raise UserError(f"--set {override}: expected KEY=VALUE, for example sft.train.lr=0.001.")
+            raise UserError(
+                f"--set {override}: expected KEY=VALUE, for example sft.train.lr=0.001."
+            )
         try:
             value = yaml.safe_load(text)
         except yaml.YAMLError:
@@ -69,12 +78,16 @@ def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict
         for parent in parents:
             node = node.setdefault(parent, {})
             if not isinstance(node, dict):
-                raise UserError(f"--set {override}: '{parent}' is a plain value, it has no keys below.")
+                raise UserError(
+                    f"--set {override}: '{parent}' is a plain value, it has no keys below."
+                )
         node[leaf] = value
     return result
 
 
-def validate(cls: type[ConfigT], values: Mapping[str, Any], *, where: str, path: str = "") -> ConfigT:
+def validate(
+    cls: type[ConfigT], values: Mapping[str, Any], *, where: str, path: str = ""
+) -> ConfigT:
     """Build a config, turning every problem into one UserError.
 
     `where` names the source (a file, or "--set"); `path` is the YAML path of `values` in it.

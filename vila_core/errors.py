@@ -17,7 +17,7 @@ class VilaError(Exception):
 
 
 class UserError(VilaError):
-    """The user's mistake: the message names the file, line or key, the value and the fix. Exit code 2."""
+    """The user's mistake: its message names the file, line or key, value and fix. Exit code 2."""
 
     exit_code = EXIT_USER
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from vila_core.errors import UserError, require
+from components.registry import Registry
+from vila_core.errors import NotFound, UserError, require
 from vila_core.images import BadImage, decode
 from vila_core.store import ArtifactRef, Store, fetch
 
@@ -36,8 +37,14 @@ def find_model(store: Store, name: str) -> Found:
     folder = Path(name)
     if folder.is_dir():
         return Found(folder, None, str(folder))
+    registry = Registry(store)
     if "@" in name:
-        return _from_registry(store, name)
+        version = registry.resolve(name)
+        place = fetch(store, version.artifact)
+        return Found(place, _template_of(store, version.run_id), version.name)
+    if name in registry.models():
+        forms = ", ".join(f"{name}@{alias}" for alias in registry.aliases(name))
+        raise UserError(f"{name}: which version? fix: {forms or f'{name}@1'}.")
     return _from_run(store, name)
 
 
@@ -85,26 +92,31 @@ def ask(
 ) -> str:
     """Return the model's answer. Raises UserError for words that the model can't read."""
     require("torch", extra="train", why="ask a model")
+    require("transformers", extra="train", why="ask a model")
     import torch
+    from transformers.utils.logging import disable_progress_bar
 
-    from vila_core.data.templates import get_template
+    from vila_core.data.templates import EOS, get_template
     from vila_core.model import load
 
+    disable_progress_bar()
     name = template or found.template or "vicuna_v1"
     prompt = lay_out(question, len(images), name)
     model, processor = load(found.folder)
     _check_words(processor.tokenizer, prompt)
     encoded = processor(prompt, list(images))
     with torch.inference_mode():
-        tokens = model.generate(**encoded, max_new_tokens=max_new_tokens, do_sample=False)
-    answer = processor.tokenizer.decode(
-        tokens[0][encoded["input_ids"].shape[1] :], skip_special_tokens=True
-    )
+        untyped: Any = model  # generate is typed for models with attributes that ours need not have
+        tokens = untyped.generate(**encoded, max_new_tokens=max_new_tokens, do_sample=False)[0]
+    new = tokens[encoded["input_ids"].shape[1] :]
+    answer = str(processor.tokenizer.decode(new, skip_special_tokens=True))
     end = get_template(name).assistant_end.strip()
-    return answer.split(f" {end}")[0].strip() if name == "miniature" else answer.strip()
+    if end and end != EOS:  # an end that is written as text, not as a token of its own
+        answer = answer.partition(f" {end}")[0]
+    return answer.strip()
 
 
-def _check_words(tokenizer, prompt: str) -> None:
+def _check_words(tokenizer: Any, prompt: str) -> None:
     """Refuse words outside a word-level vocabulary: the model would see nothing of them."""
     unknown = tokenizer.unk_token_id
     if unknown is None:
@@ -122,14 +134,6 @@ def _check_words(tokenizer, prompt: str) -> None:
         )
 
 
-def _from_registry(store: Store, name: str) -> Found:
-    from components.registry import Registry
-
-    version = Registry(store).resolve(name)
-    folder = fetch(store, version.artifact)
-    return Found(folder, _template_of(store, version.run_id), version.name)
-
-
 def _from_run(store: Store, name: str) -> Found:
     from vila_ops.runs import find_run, load_view
 
@@ -143,15 +147,15 @@ def _from_run(store: Store, name: str) -> Found:
 
 
 def _template_of(store: Store, run_id: str) -> str | None:
-    """Return the template that a run's instruction tuning used."""
-    from vila_core.errors import NotFound
+    """Return the template of a run's visual instructions."""
     from vila_ops.runs import load_view
 
     try:
         config = load_view(store, run_id).config
     except NotFound:
         return None
-    for section in (config.get("sft", {}), config.get("prepare", {})):
-        if isinstance(section.get("template"), str):
-            return section["template"]
-    return None
+    prepare = config.get("prepare", {})
+    if prepare.get("source") == "miniature":
+        return "miniature"
+    found = [corpus for corpus in prepare.get("corpora", ()) if corpus["format"] == "llava"]
+    return found[0].get("template") if found else None

@@ -145,6 +145,7 @@ def key_differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list
     config_before, config_after = (flatten(parts.get("config") or {}) for parts in (before, after))
     found += _changes("config", config_before, config_after)
     found += _changes("input", before.get("inputs") or {}, after.get("inputs") or {})
+    found += _changes("outside", before.get("outside") or {}, after.get("outside") or {})
     code_before, code_after = (parts.get("code") or {} for parts in (before, after))
     if code_before.get("digest") != code_after.get("digest"):
         found += _changes("code", code_before.get("files") or {}, code_after.get("files") or {})

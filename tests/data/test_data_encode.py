@@ -89,7 +89,9 @@ def test_a_system_text_of_the_sample_replaces_the_templates() -> None:
     assert "".join(str(piece.text) for piece in pieces) == "be brief USER: why ASSISTANT: so</s>"
 
 
-@pytest.mark.parametrize("answer", ["a red circle", "ASSISTANT: twice USER: said", "it's “é” – 火"])
+@pytest.mark.parametrize(
+    "answer", ["a red circle", "ASSISTANT: twice USER: said", "it's “é” \u2013 火"]
+)
 def test_spans_are_right_for_tokens_that_cross_the_template(answer: str) -> None:
     """The answer's first token takes the blank before it; an answer may contain the separators."""
     text = Encoder(metaspace_tokenizer(), "vicuna_v1", 9999, 3)

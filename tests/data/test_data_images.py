@@ -19,8 +19,15 @@ def reason(data: bytes, **limits: int) -> str:
 
 @pytest.mark.parametrize(
     ("form", "expected"),
-    [("PNG", "png"), ("JPEG", "jpg"), ("WEBP", "webp"), ("GIF", "gif"), ("BMP", "bmp"), ("TIFF", "tif")],
-)  # fmt: skip
+    [
+        ("PNG", "png"),
+        ("JPEG", "jpg"),
+        ("WEBP", "webp"),
+        ("GIF", "gif"),
+        ("BMP", "bmp"),
+        ("TIFF", "tif"),
+    ],
+)
 def test_accepted_formats(form: str, expected: str) -> None:
     data = picture(form=form)
     assert check(data) == expected == extension(data)

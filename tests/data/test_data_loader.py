@@ -215,9 +215,20 @@ def test_the_trainings_random_state_is_not_touched(corpora: Corpora) -> None:
 
 def test_the_fingerprint_tells_what_decides_the_order(corpora: Corpora) -> None:
     base = loader(corpora).fingerprint
-    for same_order in ({"num_workers": 2}, {"rank": 1, "world": 2}, {"weights": dict(reversed(WEIGHTS.items()))}):  # fmt: skip
+    for same_order in (
+        {"num_workers": 2},
+        {"rank": 1, "world": 2},
+        {"weights": dict(reversed(WEIGHTS.items()))},
+    ):
         assert loader(corpora, **same_order).fingerprint == base
-    for other in ({"seed": 4}, {"window": 51}, {"pack_tokens": 121}, {"pack_images": 13}, {"weights": WEIGHTS | {"coyo": 0.6}}, {"encoder": encoder(tokens_per_image=3)}):  # fmt: skip
+    for other in (
+        {"seed": 4},
+        {"window": 51},
+        {"pack_tokens": 121},
+        {"pack_images": 13},
+        {"weights": WEIGHTS | {"coyo": 0.6}},
+        {"encoder": encoder(tokens_per_image=3)},
+    ):
         assert loader(corpora, **other).fingerprint != base
 
 

@@ -251,19 +251,37 @@ CORPUS = {"name": "a", "format": "mmc4", "path": "x"}
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"source": "corpora"}, "source: corpora needs at least one entry in corpora, and tokenizer"),
+        (
+            {"source": "corpora"},
+            "source: corpora needs at least one entry in corpora, and tokenizer",
+        ),
         ({"corpora": [CORPUS]}, "corpora, tokenizer and eval go with source: corpora"),
-        ({"corpora": [{**CORPUS, "format": "mm4"}]}, "prepare.corpora.0.format: 'mm4' is not valid"),
+        (
+            {"corpora": [{**CORPUS, "format": "mm4"}]},
+            "prepare.corpora.0.format: 'mm4' is not valid",
+        ),
         ({"corpora": [{**CORPUS, "name": "A b"}]}, "prepare.corpora.0.name: 'A b' is not valid"),
-        ({"corpora": [{**CORPUS, "template": "vicuna"}]}, "prepare.corpora.0.template: 'vicuna' is not"),
-        ({"corpora": [{**CORPUS, "options": {"max_image": 3}}]}, "options.max_image is not an option: format 'mmc4' has max_images, min_similarity"),
+        (
+            {"corpora": [{**CORPUS, "template": "vicuna"}]},
+            "prepare.corpora.0.template: 'vicuna' is not",
+        ),
+        (
+            {"corpora": [{**CORPUS, "options": {"max_image": 3}}]},
+            "options.max_image is not an option: format 'mmc4' has max_images, min_similarity",
+        ),
         ({"corpora": [{**CORPUS, "options": {"max_images": 0}}]}, "greater than or equal to 1"),
-        ({"corpora": [{**CORPUS, "format": "flan", "options": {"x": 0}}]}, "format 'flan' has none"),
-        ({"source": "corpora", "corpora": [CORPUS, CORPUS], "tokenizer": "t"}, "two corpora are named 'a'"),
+        (
+            {"corpora": [{**CORPUS, "format": "flan", "options": {"x": 0}}]},
+            "format 'flan' has none",
+        ),
+        (
+            {"source": "corpora", "corpora": [CORPUS, CORPUS], "tokenizer": "t"},
+            "two corpora are named 'a'",
+        ),
         ({"minature": {}}, "prepare.minature: unknown key; did you mean 'miniature'?"),
         ({"max_set_aside": 2}, "prepare.max_set_aside: 2 is not valid"),
     ],
-)  # fmt: skip
+)
 def test_config_mistakes(values: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as caught:
         config(**values)

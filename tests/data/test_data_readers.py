@@ -56,8 +56,13 @@ def test_mmc4_puts_images_before_their_sentences_in_page_order(tmp_path: Path) -
     assert sample.key == "mmc4/00017/000000"
     assert sample.kind == "interleaved"
     assert sample.parts == (
-        Text("One."), Image(0), Image(1), Text("Two."), Image(2), Text("Three.")
-    )  # fmt: skip
+        Text("One."),
+        Image(0),
+        Image(1),
+        Text("Two."),
+        Image(2),
+        Text("Three."),
+    )
     assert sample.images == (RED, BLUE, BLUE)
     assert sample.meta["url"] == "https://a.invalid"
     assert [image["image_name"] for image in sample.meta["images"]] == ["r.png", "b.png", "b.png"]
@@ -127,9 +132,15 @@ def test_llava_keeps_tags_in_place_and_order(tmp_path: Path) -> None:
     visual, text = samples(read("llava", path))
     assert visual.key == "llava/chat/000000"
     assert visual.parts == (
-        Text("what ", "user"), Image(0, "user"), Text(" and\n", "user"), Image(1, "user"),
-        Text("?", "user"), Text("two", "assistant"), Text("sure", "user"), Text("yes", "assistant"),
-    )  # fmt: skip
+        Text("what ", "user"),
+        Image(0, "user"),
+        Text(" and\n", "user"),
+        Image(1, "user"),
+        Text("?", "user"),
+        Text("two", "assistant"),
+        Text("sure", "user"),
+        Text("yes", "assistant"),
+    )
     assert visual.images == (RED, BLUE)
     assert (visual.kind, text.kind) == ("conversation", "text-only")
     lines = write_lines(tmp_path / "chat.jsonl", records)
@@ -196,7 +207,7 @@ def test_broken_lines_are_set_aside_with_file_and_line(tmp_path: Path) -> None:
         ({"text_list": ["a"]}, "broken record", "'image_info' is missing"),
         ({"text_list": ["a"], "image_info": [3]}, "broken record", "an object is expected"),
     ],
-)  # fmt: skip
+)
 def test_mmc4_reasons(tmp_path: Path, record: Any, reason: str, detail: str) -> None:
     write_images(
         tmp_path / "images",
@@ -215,17 +226,37 @@ def test_mmc4_reasons(tmp_path: Path, record: Any, reason: str, detail: str) -> 
 @pytest.mark.parametrize(
     ("record", "reason", "detail"),
     [
-        ({"conversations": [("human", "<image> a"), ("gpt", "b")]}, "image tags", "1 <image> tags, 0 im"),
-        ({"image": "r.png", "conversations": [("human", "a"), ("gpt", "b")]}, "image tags", "0 <image>"),
-        ({"image": "x.png", "conversations": [("human", "<image>"), ("gpt", "b")]}, "missing image", "x"),
-        ({"image": 3, "conversations": [("human", "a"), ("gpt", "b")]}, "broken record", "'image' is nei"),
+        (
+            {"conversations": [("human", "<image> a"), ("gpt", "b")]},
+            "image tags",
+            "1 <image> tags, 0 im",
+        ),
+        (
+            {"image": "r.png", "conversations": [("human", "a"), ("gpt", "b")]},
+            "image tags",
+            "0 <image>",
+        ),
+        (
+            {"image": "x.png", "conversations": [("human", "<image>"), ("gpt", "b")]},
+            "missing image",
+            "x",
+        ),
+        (
+            {"image": 3, "conversations": [("human", "a"), ("gpt", "b")]},
+            "broken record",
+            "'image' is nei",
+        ),
         ({"conversations": [("human", "a"), ("gpt", " ")]}, "empty text", "an answer"),
         ({"conversations": [("human", "a")]}, "empty text", "no answer"),
         ({"conversations": []}, "empty text", "no answer"),
-        ({"conversations": [("human", "a"), ("human", "b")]}, "broken record", "human follows user"),
+        (
+            {"conversations": [("human", "a"), ("human", "b")]},
+            "broken record",
+            "human follows user",
+        ),
         ({"conversations": [("robot", "a")]}, "broken record", "'from' is 'robot'"),
     ],
-)  # fmt: skip
+)
 def test_llava_reasons(tmp_path: Path, record: Any, reason: str, detail: str) -> None:
     write_images(tmp_path / "images", {"r.png": RED})
     turns = [{"from": speaker, "value": value} for speaker, value in record["conversations"]]

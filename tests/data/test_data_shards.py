@@ -150,7 +150,9 @@ def test_an_unfinished_folder_is_no_corpus(tmp_path: Path) -> None:
         Corpus.open(tmp_path / "docs")
 
 
-@pytest.mark.parametrize("key", ["docs/1/000001x", "docs/000001", "Docs/a/000001", "docs/../000001x", "d/a b/000001"])  # fmt: skip
+@pytest.mark.parametrize(
+    "key", ["docs/1/000001x", "docs/000001", "Docs/a/000001", "docs/../000001x", "d/a b/000001"]
+)
 def test_malformed_keys(key: str) -> None:
     with pytest.raises(ValueError, match="is not a sample key"):
         make_sample(key, "caption", [Text("a")], [])

@@ -227,3 +227,20 @@ def test_images_become_normalised_squares(fit: str) -> None:
     assert pixels.max() == pytest.approx(2.0)
     border = pixels[:, 0].abs().max()
     assert (border < 0.1) == (fit == "pad")  # the padding has the mean colour: zero
+
+
+def test_beams_and_several_answers_keep_each_samples_images(
+    model: VilaForConditionalGeneration,
+) -> None:
+    """Against `inputs_embeds`, where the images are in place before anything is repeated."""
+    ids = torch.tensor([sample(model, 2, 4, 0), sample(model, 2, 4, 1)])
+    pixels = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(ids)
+    settings = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
+    settings |= {"attention_mask": mask, "num_beams": 3, "num_return_sequences": 3}
+    with torch.no_grad():
+        embedded = model.embed(ids, pixels)
+    swapped = model.generate(input_ids=ids, pixel_values=pixels[[1, 0, 3, 2]], **settings)
+    found = model.generate(input_ids=ids, pixel_values=pixels, **settings)[:, -6:]
+    assert torch.equal(found, model.generate(inputs_embeds=embedded, **settings)[:, -6:])
+    assert not torch.equal(found, swapped[:, -6:])

@@ -146,6 +146,7 @@ def test_logs_of_one_task_and_of_all(vila: Vila, recipe: Path):
     assert any(line.startswith("grow-twin | ") for line in everything)
 
 
+@pytest.mark.slow
 def test_a_wandb_run_lies_with_the_record_and_costs_no_task(vila: Vila, recipe: Path):
     pytest.importorskip("wandb")
     vila("run", recipe, "--set", "tracking.wandb=offline")

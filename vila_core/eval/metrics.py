@@ -7,13 +7,12 @@ from collections.abc import Sequence
 
 from vila_core.errors import require
 
-NORMALISATION = "control characters dropped, lower case, runs of blanks to one, ends stripped"
+NORMALISATION = "Unicode NFC, lower case, runs of blanks to one, ends stripped"
 
 
 def normalise(text: str) -> str:
     """Return the text as it is compared."""
-    visible = "".join(" " if c.isspace() else c for c in text if c.isspace() or not _is_control(c))
-    return " ".join(visible.lower().split())
+    return " ".join(unicodedata.normalize("NFC", text).lower().split())
 
 
 def exact_match(answer: str, reference: str) -> float:
@@ -21,17 +20,38 @@ def exact_match(answer: str, reference: str) -> float:
     return float(bool(normalise(answer)) and normalise(answer) == normalise(reference))
 
 
+def has_control_characters(text: str) -> bool:
+    """Tell whether the text holds control characters, line ends and tabs aside."""
+    return any(unicodedata.category(c) == "Cc" for c in text if not c.isspace())
+
+
 def bleu(answers: Sequence[str], references: Sequence[str]) -> tuple[float, str]:
-    """Return corpus BLEU-4 (0 to 1) over normalised texts, and sacrebleu's signature."""
+    """Return corpus BLEU-4 (0 to 1) over normalised texts, and sacrebleu's signature.
+
+    n-grams are counted up to the longest that the answers have ("eff:yes" in the signature): where
+    no caption has four words, plain BLEU-4 finds nothing to count and is zero whatever is answered.
+    With a single answer of four words it is plain BLEU-4.
+    """
     require("sacrebleu", extra="eval", why="score captions")
     from sacrebleu.metrics.bleu import BLEU
 
-    metric = BLEU(tokenize="none", force=True)  # the texts are words between blanks already
-    score = metric.corpus_score(
-        [normalise(answer) for answer in answers], [[normalise(text) for text in references]]
-    )
-    return score.score / 100, str(metric.get_signature())
+    metric = BLEU(effective_order=True)
+    score = metric.corpus_score(*_pairs(answers, references)).score / 100
+    return min(score, 1.0), str(metric.get_signature())
 
 
-def _is_control(character: str) -> bool:
-    return unicodedata.category(character).startswith("C")
+def chrf(answers: Sequence[str], references: Sequence[str]) -> tuple[float, str]:
+    """Return corpus chrF (0 to 1) over normalised texts, and sacrebleu's signature.
+
+    chrF compares character n-grams, so it has a meaning for captions of two or three words too.
+    """
+    require("sacrebleu", extra="eval", why="score captions")
+    from sacrebleu.metrics.chrf import CHRF
+
+    metric = CHRF()
+    score = metric.corpus_score(*_pairs(answers, references)).score / 100
+    return min(score, 1.0), str(metric.get_signature())
+
+
+def _pairs(answers: Sequence[str], references: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+    return [normalise(text) for text in answers], [[normalise(text) for text in references]]

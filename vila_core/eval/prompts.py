@@ -6,23 +6,31 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from vila_core.eval.items import Case, Item
-
-IMAGE = "<image>"
+from vila_core.eval.items import IMAGE, Case, Item
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a model is given: text with `<image>` places, and the images in reading order."""
+    """What a model is given: text with `<image>` places, and the images in reading order.
+
+    `where` names the item's file and line in messages.
+    """
 
     text: str
     images: tuple[Path, ...]
+    where: str = ""
 
-    def digest(self) -> str:
-        """Return the sha256 of the text and of the images' content."""
+    def digest(self, known: dict[Path, bytes] | None = None) -> str:
+        """Return the sha256 of the text and of the images' content.
+
+        `known` keeps the digests of image files between calls: prompts share demonstrations.
+        """
+        known = {} if known is None else known
         total = hashlib.sha256(self.text.encode())
         for image in self.images:
-            total.update(hashlib.sha256(image.read_bytes()).digest())
+            if image not in known:
+                known[image] = hashlib.sha256(image.read_bytes()).digest()
+            total.update(known[image])
         return total.hexdigest()
 
 
@@ -33,11 +41,12 @@ def make_prompt(item: Item, shots: int, stop: str) -> Prompt:
     demonstration is its prompt, its answer, and `stop`.
     """
     texts, images = [], []
-    for case in (*item.demos[:shots], item.case):
-        text, its_images = _render(case)
+    for demo in item.demos[:shots]:
+        text, its_images = _render(demo)
+        texts.append(f"{text} {demo.answer} {stop} ")
         images += its_images
-        texts.append(text if case is item.case else f"{text} {case.answer} {stop} ")
-    return Prompt("".join(texts), tuple(images))
+    text, its_images = _render(item.case)
+    return Prompt("".join([*texts, text]), tuple(images + its_images), item.where)
 
 
 def _render(case: Case) -> tuple[str, list[Path]]:

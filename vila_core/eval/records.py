@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-
-from vila_core.eval.metrics import bleu
+from vila_core.eval.metrics import bleu, chrf, has_control_characters
+from vila_core.eval.stats import paired_interval, standard_error
 from vila_core.jsonio import dumps
 
 SEEN, BLIND = "seen", "blind"
-BOOTSTRAPS = 2_000
+
+_CORPUS_METRICS: dict[str, Callable[[Sequence[str], Sequence[str]], tuple[float, str]]] = {
+    "bleu": bleu,
+    "chrf": chrf,
+}
 
 
 @dataclass(frozen=True)
 class Record:
-    """What a model answered to one question under one condition."""
+    """What a model answered to one question under one condition.
+
+    `finished` is False where the answer was cut at the task's `max_new_tokens`.
+    """
 
     key: str
     task: str
@@ -27,6 +33,7 @@ class Record:
     condition: str
     prompt_digest: str
     answer: str
+    finished: bool
     reference: str
     score: float
     chance: float
@@ -41,57 +48,74 @@ def ordered(records: Iterable[Record]) -> list[Record]:
     return sorted(records, key=lambda r: (r.task, r.shots, r.condition != SEEN, r.key))
 
 
-def summarise(records: Sequence[Record], bleu_tasks: Iterable[str]) -> dict[str, Any]:
+def summarise(
+    records: Iterable[Record], metrics: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Return metrics by key, with counts, standard errors, and intervals of seen minus blind.
 
-    Keys are `task/accuracy@shots`, `task/blind_accuracy@shots`, `task/chance@shots`,
-    `task.type/accuracy@shots` and, for caption tasks, `task/bleu@shots`. Standard errors are
-    binomial; intervals are 95% paired bootstrap over samples.
+    Keys are `task/accuracy@shots`, `task/blind_accuracy@shots`, `task/chance@shots`, the same three
+    per type (`task.type/…`), and `task/bleu@shots` or `task/chrf@shots` for the tasks that
+    `metrics` gives one of these to. Standard errors are binomial; intervals are 95% paired
+    bootstrap over questions. The order of `records` makes no difference.
     """
+    summary = _Summary()
     groups: dict[tuple[str, int], list[Record]] = {}
-    for record in records:
+    everything = ordered(records)
+    for record in everything:
         groups.setdefault((record.task, record.shots), []).append(record)
-    metrics: dict[str, float] = {}
-    counts: dict[str, int] = {}
-    errors: dict[str, float] = {}
-    gaps: dict[str, dict[str, float]] = {}
-    signatures: set[str] = set()
-
-    def add(key: str, scores: Sequence[float]) -> None:
-        mean = sum(scores) / len(scores)
-        metrics[key], counts[key] = mean, len(scores)
-        errors[key] = math.sqrt(max(mean * (1 - mean), 0.0) / len(scores))
-
-    for (task, shots), group in sorted(groups.items()):
-        seen = [record for record in group if record.condition == SEEN]
-        blind = [record for record in group if record.condition == BLIND]
-        add(f"{task}/accuracy@{shots}", [record.score for record in seen])
-        metrics[f"{task}/chance@{shots}"] = sum(record.chance for record in seen) / len(seen)
-        for kind in sorted({record.type for record in seen}):
-            scores = [record.score for record in seen if record.type == kind]
-            add(f"{task}.{kind}/accuracy@{shots}", scores)
-        if blind:
-            add(f"{task}/blind_accuracy@{shots}", [record.score for record in blind])
-            gaps[f"{task}@{shots}"] = _gap(seen, blind)
-        if task in set(bleu_tasks):
-            value, signature = bleu([r.answer for r in seen], [r.reference for r in seen])
-            metrics[f"{task}/bleu@{shots}"] = value
-            signatures.add(signature)
+    for (task, shots), group in groups.items():
+        summary.add(task, shots, group)
+        for kind in sorted({record.type for record in group}):
+            summary.add(f"{task}.{kind}", shots, [r for r in group if r.type == kind])
+        extra = (metrics or {}).get(task, "accuracy")
+        if extra in _CORPUS_METRICS:
+            summary.add_corpus_metric(extra, task, shots, [r for r in group if r.condition == SEEN])
     return {
-        "metrics": metrics,
-        "counts": counts,
-        "standard_errors": errors,
-        "seen_minus_blind": gaps,
-        "bleu": sorted(signatures),
-        "unanswered": sum(not record.answer.strip() for record in records),
+        "metrics": summary.metrics,
+        "counts": summary.counts,
+        "standard_errors": summary.errors,
+        "seen_minus_blind": summary.gaps,
+        "signatures": summary.signatures,
+        "unanswered": sum(not record.answer.strip() for record in everything),
+        "unfinished": sum(not record.finished for record in everything),
+        "control_characters": sum(has_control_characters(record.answer) for record in everything),
     }
 
 
-def _gap(seen: Sequence[Record], blind: Sequence[Record]) -> dict[str, float]:
-    """Return the mean difference of the same questions, and its 95% paired bootstrap interval."""
-    without = {record.key: record.score for record in blind}
-    differences = np.array([record.score - without[record.key] for record in seen])
-    rng = np.random.default_rng(0)
-    draws = rng.integers(len(differences), size=(BOOTSTRAPS, len(differences)))
-    low, high = np.quantile(differences[draws].mean(axis=1), (0.025, 0.975))
-    return {"mean": float(differences.mean()), "low": float(low), "high": float(high)}
+class _Summary:
+    def __init__(self) -> None:
+        self.metrics: dict[str, float] = {}
+        self.counts: dict[str, int] = {}
+        self.errors: dict[str, float] = {}
+        self.gaps: dict[str, dict[str, float]] = {}
+        self.signatures: dict[str, str] = {}
+
+    def add(self, name: str, shots: int, group: Sequence[Record]) -> None:
+        """Add accuracy, chance and, where measured, the blind baseline of a group of records."""
+        seen = [record for record in group if record.condition == SEEN]
+        blind = {record.key: record for record in group if record.condition == BLIND}
+        self._mean(f"{name}/accuracy@{shots}", [record.score for record in seen])
+        chance = math.fsum(record.chance for record in seen) / len(seen)
+        self.metrics[f"{name}/chance@{shots}"] = chance
+        self.counts[f"{name}/chance@{shots}"] = len(seen)
+        if blind:
+            without = [blind[record.key].score for record in seen]
+            self._mean(f"{name}/blind_accuracy@{shots}", without)
+            gap = paired_interval([record.score for record in seen], without)
+            self.gaps[f"{name}@{shots}"] = gap
+
+    def add_corpus_metric(
+        self, metric: str, task: str, shots: int, records: Sequence[Record]
+    ) -> None:
+        """Add a metric that compares all answers with all references at once."""
+        key = f"{task}/{metric}@{shots}"
+        value, signature = _CORPUS_METRICS[metric](
+            [record.answer for record in records], [record.reference for record in records]
+        )
+        self.metrics[key], self.counts[key] = value, len(records)
+        self.signatures[key] = signature
+
+    def _mean(self, key: str, scores: Sequence[float]) -> None:
+        mean = math.fsum(scores) / len(scores)
+        self.metrics[key], self.counts[key] = mean, len(scores)
+        self.errors[key] = standard_error(mean, len(scores))

@@ -21,7 +21,7 @@ TEST_PER_CLASS = 40
 
 @dataclass(frozen=True)
 class Digits:
-    """Scans and what they show. `ids` are row numbers in the vendored file: a scan's name for life."""
+    """Scans and what they show; `ids` are rows of the vendored file, their names for life."""
 
     scans_NYX: np.ndarray
     labels_N: np.ndarray

@@ -1,9 +1,9 @@
-"""Interleaved documents, as a web page would hold them: sentences, and pictures beside some of them.
+"""Interleaved documents, as a web page would hold them: sentences, pictures beside some of them.
 
-Two families (facts behind them: VILA, section 3.2, on why interleaved data keeps few-shot ability).
-A *series* shows one object after another and names the same attribute of each: what is named can only
-be told from the pictures before, so the document teaches in-context learning. A *web* document mixes
-lines of plain text with pictures and their captions, and so replays the language model's own text.
+Two families (VILA, section 3.2, on why interleaved data keeps few-shot ability). A *series* shows
+one object after another and names the same attribute of each: which one can only be told from the
+pictures before, so the document teaches in-context learning. A *web* document mixes lines of plain
+text with pictures and their captions, and so replays the language model's own text.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Evaluation sets of the miniature world, one folder per task: `task.json`, `items.jsonl`, images.
+"""Evaluation sets of the miniature world, a folder per task: `task.json`, `items.jsonl`, images.
 
-Pictures and draws are the evaluation stream's own; digits are the test split. Kinds hold equally many
-items, and within a kind every answer is equally likely, so a model that ignores the picture can't
-profit from a favourite answer; the blind baseline shows what it gets.
+Pictures and draws are the evaluation stream's own; digits are the test split. Kinds hold equally
+many items, and within a kind every answer is equally likely, so a model that ignores the picture
+can't profit from a favourite answer; the blind baseline shows what it gets.
 """
 
 from __future__ import annotations
@@ -182,7 +182,7 @@ def _caption(rng: np.random.Generator, config: WorldConfig) -> list[_Item]:
 
 
 def _icl(rng: np.random.Generator, config: WorldConfig) -> list[_Item]:
-    """Ask for the next item of a series. Without demonstrations nothing tells the rule: 50% at most."""
+    """Ask for the next item of a series. With no demonstration nothing tells the rule."""
     items = []
     for rule in RULES:
         chance = 1 / len(COLORS) if rule == "color" else 1 / len(SHAPES)
@@ -230,7 +230,7 @@ _TASKS = (
     _Task("miniature_vqa", _vqa),
     _Task("miniature_single", _single),
     _Task("miniature_digits", _digits),
-    _Task("miniature_caption", _caption, metric="bleu", max_new_tokens=8),
+    _Task("miniature_caption", _caption, metric="chrf", max_new_tokens=8),
     _Task("miniature_icl", _icl, shots=_SHOTS, stop=";"),
     _Task("miniature_knowledge", _knowledge, blind=False, max_new_tokens=6),
     _Task("miniature_reading", _reading, blind=False),

@@ -87,7 +87,10 @@ class RowSource:
             length = min(len(row.ids), config.row_tokens)
             ids_BT[number, :length] = row.ids[:length]
             weights_BT[number, :length] = row.weights[:length]
-        tensors = {"input_ids": torch.from_numpy(ids_BT), "loss_weights": torch.from_numpy(weights_BT)}
+        tensors = {
+            "input_ids": torch.from_numpy(ids_BT),
+            "loss_weights": torch.from_numpy(weights_BT),
+        }
         supervised = float(weights_BT[:, 1:].sum(dtype=np.float64))
         return Batch(tensors, supervised, num_tokens=ids_BT.size)
 
@@ -120,7 +123,7 @@ def _items(
 def _read(rng: np.random.Generator, row: _Row, tokens: int) -> None:
     """Fill the row with one scene in words and questions about it.
 
-    One scene only: rows have no boundaries inside, and objects of another scene would be in the way.
+    One scene only: rows have no boundaries inside, and another scene would be in the way.
     """
     if rng.random() < _SINGLE_SHARE:
         scene = draw_scene(rng, 1)

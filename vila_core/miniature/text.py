@@ -1,7 +1,8 @@
-"""Text of the miniature world: small knowledge tasks, and rows from which a rule must be read off.
+"""Text of the miniature world: small knowledge tasks, and rows that follow a rule or a binding.
 
-Every task is a `Qa`, written `q 3 plus 4 a 7 .`: the same frame in the base language model's text, in
-interleaved documents and in instructions, so that text-only numbers before and after are comparable.
+Every task is a `Qa`, written `q 3 plus 4 a 7 .`: the same frame in the base language model's text,
+in interleaved documents and in instructions, so that text-only numbers before and after can be
+compared.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def knowledge(rng: np.random.Generator, kind: str | None = None) -> Qa:
 
 
 def homes() -> dict[str, str]:
-    """Return the 24 facts of the world: the home of each animal. Eight homes, three animals each."""
+    """Return the 24 facts of the world: each animal's home. Eight homes, three animals each."""
     order = np.random.default_rng(_HOME_SEED).permutation(len(ANIMALS))
     return {ANIMALS[animal]: PLACES[n % len(PLACES)] for n, animal in enumerate(order)}
 
@@ -70,12 +71,22 @@ def _letters(rng: np.random.Generator) -> list[str]:
 
 def _sort(rng: np.random.Generator) -> Qa:
     letters = _letters(rng)
-    return Qa("sort", f"q sort {' '.join(letters)}", " ".join(sorted(letters)), 1 / factorial(len(letters)))
+    return Qa(
+        "sort",
+        f"q sort {' '.join(letters)}",
+        " ".join(sorted(letters)),
+        1 / factorial(len(letters)),
+    )
 
 
 def _reverse(rng: np.random.Generator) -> Qa:
     letters = _letters(rng)
-    return Qa("reverse", f"q reverse {' '.join(letters)}", " ".join(letters[::-1]), 1 / factorial(len(letters)))
+    return Qa(
+        "reverse",
+        f"q reverse {' '.join(letters)}",
+        " ".join(letters[::-1]),
+        1 / factorial(len(letters)),
+    )
 
 
 def _home(rng: np.random.Generator) -> Qa:

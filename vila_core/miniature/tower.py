@@ -38,8 +38,9 @@ class PicturePairs(nn.Module):
         # Attention starts as doing nothing, so that a patch's feature stays about that patch. With
         # the usual start every feature holds a mean of all, and the language model, which sees
         # only features, can hardly tell which colour belongs to which shape.
-        for layer in self.vision.encoder.layers:
-            nn.init.zeros_(layer.self_attn.out_proj.weight)
+        for name, weight in self.vision.named_parameters():
+            if name.endswith("self_attn.out_proj.weight"):
+                nn.init.zeros_(weight)
         width = self.vision.config.hidden_size
         self.text = SiglipTextModel(
             SiglipTextConfig(
@@ -123,7 +124,10 @@ class PairSource:
         while True:
             rng = np.random.default_rng([STREAM, self._config.seed, step])
             step += 1
-            yield [self._batch(rng.integers(len(self._pixels), size=self._config.batch))], {"step": step}
+            yield (
+                [self._batch(rng.integers(len(self._pixels), size=self._config.batch))],
+                {"step": step},
+            )
 
     def _batch(self, chosen: np.ndarray) -> Batch:
         rows = torch.from_numpy(chosen)

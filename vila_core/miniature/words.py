@@ -1,4 +1,4 @@
-"""The vocabulary of the miniature world: 128 words, and one added token for the place of an image."""
+"""The vocabulary of the miniature world: 128 words, and one added token for an image's place."""
 
 from __future__ import annotations
 
@@ -8,29 +8,33 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+
+def _tuple(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
 VOCABULARY_SIZE = 128
 """Rows of the language model's embedding. `<image>` stands beyond them, with id 128."""
 
 PAD, UNKNOWN, END, IMAGE = "<pad>", "<unk>", "</s>", "<image>"
-COLORS = ("red", "green", "blue", "yellow", "purple", "white")
-SHAPES = ("circle", "square", "triangle", "cross")
-CELLS = ("top-left", "top-right", "bottom-left", "bottom-right")
+COLORS = _tuple("red green blue yellow purple white")
+SHAPES = _tuple("circle square triangle cross")
+CELLS = _tuple("top-left top-right bottom-left bottom-right")
 NUMBERS = tuple(str(number) for number in range(19))
-DIGITS = NUMBERS[:10]
-LETTERS = tuple("bcdefghj")
-NAMES = tuple(
-    "dax wug zup fep blick toma kiki bouba gorp lorp mib nid pel quam rill sarn tulver vint".split()
+LETTERS = _tuple("b c d e f g h j")
+NAMES = _tuple(
+    "dax wug zup fep blick toma kiki bouba gorp lorp mib nid pel quam rill sarn tulver vint"
 )
 """Words without a meaning of their own: labels that are bound anew in each document."""
-ANIMALS = tuple(
-    "ant bat bear bee bird cat cow crab deer dog duck fish fox frog goat hare horse lion mole mouse "
-    "owl pig seal wolf".split()
+ANIMALS = _tuple(
+    "ant bat bear bee bird cat cow crab deer dog duck fish fox frog goat hare horse lion mole "
+    "mouse owl pig seal wolf"
 )
-PLACES = ("river", "forest", "desert", "cave", "meadow", "ocean", "hill", "farm")
-_MARKS = (".", ",", ";", "->")
-_FRAME = tuple(
-    "scene q a color shape object objects digit of how many is there where what yes no "
-    "plus minus sort reverse home".split()
+PLACES = _tuple("river forest desert cave meadow ocean hill farm")
+_MARKS = _tuple(". , ; ->")
+_FRAME = _tuple(
+    "scene q a color shape object objects digit of how many is there where what yes no plus "
+    "minus sort reverse home"
 )
 
 
@@ -47,12 +51,12 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     """Return the word-level tokenizer: words are what stands between blanks.
 
     `<image>` needs no blanks around it (MMC4 glues it to the sentence that follows). Its id, 128,
-    is beyond the language model's vocabulary, so that no text can ever reach an embedding row for it.
+    is beyond the language model's vocabulary: it has no embedding.
     """
-    from tokenizers import AddedToken, Tokenizer
+    from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
     from tokenizers.pre_tokenizers import WhitespaceSplit
-    from transformers import PreTrainedTokenizerFast
+    from transformers import AddedToken, PreTrainedTokenizerFast
 
     inner = Tokenizer(WordLevel({word: n for n, word in enumerate(words())}, unk_token=UNKNOWN))
     inner.pre_tokenizer = WhitespaceSplit()
@@ -65,7 +69,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         model_max_length=256,
         clean_up_tokenization_spaces=False,
     )
-    tokenizer.add_special_tokens({"additional_special_tokens": [AddedToken(IMAGE, special=True)]})
+    tokenizer.add_tokens([AddedToken(IMAGE, special=True)], special_tokens=True)
     return tokenizer
 
 

@@ -1,4 +1,4 @@
-"""Write the miniature world: four raw corpora in published formats, evaluation sets, a tokenizer."""
+"""Write the miniature world: four corpora in published formats, evaluation sets, a tokenizer."""
 
 from __future__ import annotations
 
@@ -55,11 +55,12 @@ def write_world(raw_dir: Path, config: WorldConfig, report: Reporter = QUIET) ->
     The same config gives the same bytes.
     """
     train, _ = load_digits()
+    labels = train.labels_N.tolist()
     writers = (_coyo, _mmc4, _llava)
     corpora = []
     for done, write in enumerate(writers):
         report.progress(done, len(writers) + 2, "parts")
-        corpora.append(write(raw_dir, config, train.labels_N))
+        corpora.append(write(raw_dir, config, labels))
     path = write_flan(raw_dir / "flan", _instructions(config))
     corpora.append(RawCorpus("flan", "flan", path, None))
     report.progress(len(writers) + 1, len(writers) + 2, "parts")
@@ -74,7 +75,7 @@ def _paint(pictures: Sequence[Picture], stream: int, config: WorldConfig) -> lis
     return Painter(train, np.random.default_rng([stream, config.seed, 1])).paint(pictures)
 
 
-def _coyo(raw_dir: Path, config: WorldConfig, labels: np.ndarray) -> RawCorpus:
+def _coyo(raw_dir: Path, config: WorldConfig, labels: Sequence[int]) -> RawCorpus:
     rng = np.random.default_rng([CAPTIONS, config.seed])
     pictures = [draw_picture(rng, labels) for _ in range(config.captions)]
     captions = [f"{picture.caption} ." for picture in pictures]
@@ -83,7 +84,7 @@ def _coyo(raw_dir: Path, config: WorldConfig, labels: np.ndarray) -> RawCorpus:
     return RawCorpus("coyo", "coyo", path, folder / "images")
 
 
-def _mmc4(raw_dir: Path, config: WorldConfig, labels: np.ndarray) -> RawCorpus:
+def _mmc4(raw_dir: Path, config: WorldConfig, labels: Sequence[int]) -> RawCorpus:
     rng = np.random.default_rng([DOCUMENTS, config.seed])
     documents = [_document(rng, config, labels) for _ in range(config.documents)]
     pictures = [picture for document in documents for picture in document.pictures]
@@ -92,13 +93,13 @@ def _mmc4(raw_dir: Path, config: WorldConfig, labels: np.ndarray) -> RawCorpus:
     return RawCorpus("mmc4", "mmc4", path, folder / "images")
 
 
-def _document(rng: np.random.Generator, config: WorldConfig, labels: np.ndarray) -> Document:
+def _document(rng: np.random.Generator, config: WorldConfig, labels: Sequence[int]) -> Document:
     if rng.random() < config.series_share:
         return series_document(rng, config.series_shortest, config.series_longest)
     return web_document(rng, labels, config.web_longest)
 
 
-def _llava(raw_dir: Path, config: WorldConfig, labels: np.ndarray) -> RawCorpus:
+def _llava(raw_dir: Path, config: WorldConfig, labels: Sequence[int]) -> RawCorpus:
     rng = np.random.default_rng([CONVERSATIONS, config.seed])
     drawn = [_conversation(rng, config, labels) for _ in range(config.conversations)]
     pictures = [picture for picture, _ in drawn]
@@ -109,7 +110,7 @@ def _llava(raw_dir: Path, config: WorldConfig, labels: np.ndarray) -> RawCorpus:
 
 
 def _conversation(
-    rng: np.random.Generator, config: WorldConfig, labels: np.ndarray
+    rng: np.random.Generator, config: WorldConfig, labels: Sequence[int]
 ) -> tuple[Picture, list[tuple[str, str]]]:
     """Draw a picture and what is asked about it; as in LLaVA-1.5, several questions per picture."""
     if rng.random() < config.digit_share:

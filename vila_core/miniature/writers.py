@@ -1,7 +1,7 @@
 """Write samples in the published formats: COYO parquet, MMC4 and FLAN JSON lines, LLaVA JSON.
 
-A value that a real corpus gets from a model that does not run here (CLIP similarity, NSFW score…) is
-null, never made up.
+A value that a real corpus gets from a model that does not run here (CLIP similarity, NSFW score…)
+is null, never made up.
 """
 
 from __future__ import annotations

@@ -35,4 +35,5 @@ def freeze(model: VilaForConditionalGeneration, trains: Iterable[str]) -> dict[s
         module = getattr(model, part)
         module.requires_grad_(part in wanted)
         counts[part] = sum(p.numel() for p in module.parameters() if p.requires_grad)
+    model.train(model.training)  # a frozen tower is in eval mode, whichever came first
     return counts

@@ -37,7 +37,9 @@ class TrainingConfig(Frozen):
         default=1024, gt=0, description="tokens per pack, image tokens included"
     )
     pack_images: int = Field(default=96, gt=0, description="images per pack")
-    window: int = Field(default=256, gt=0, description="samples among which packs are planned")
+    window: int | None = Field(
+        default=None, gt=0, description="samples among which packs are planned; default: by size"
+    )
     num_workers: int = Field(default=0, ge=0, description="processes that read and decode ahead")
     train: TrainConfig = Field(description="optimisation, engine and checkpoints")
 

@@ -1,22 +1,26 @@
-"""Stage `evaluate`: zero- and few-shot accuracy beside the blind baseline, sample by sample."""
+"""Stage `evaluate`: zero- and few-shot accuracy beside the blind baseline, a record per sample."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from vila_core.config import Frozen
 from vila_core.errors import UserError, require
+from vila_core.eval.items import Shots
 from vila_core.jsonio import dumps
 from vila_core.types import QUIET, Reporter, StageResult
 
 if TYPE_CHECKING:
     from vila_core.eval.generate import Generator
     from vila_core.eval.items import EvalSet
+    from vila_core.eval.prompts import Prompt
     from vila_core.eval.records import Record
 
 
@@ -24,14 +28,28 @@ class Config(Frozen):
     """What to ask, and how."""
 
     tasks: tuple[str, ...] | None = Field(
-        None, description="task names; default: all that are prepared"
+        None, min_length=1, description="task names; default: all that are prepared"
     )
-    shots: tuple[int, ...] | None = Field(
+    shots: Shots | None = Field(
         None, description="instead of each task's own numbers of demonstrations"
     )
     blind: bool = Field(True, description="measure the baseline without images too")
-    batch_size: int = Field(128, gt=0, description="prompts answered at once")
+    batch_size: int = Field(128, gt=0, description="prompts answered at once, at most")
+    batch_tokens: int = Field(
+        32_768, gt=0, description="tokens in a batch, at most; lower it when memory runs out"
+    )
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="of weights and activations")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA where present")
     threads: int = Field(1, gt=0, description="CPU threads of torch")
+
+
+@dataclass(frozen=True)
+class _Round:
+    """All questions of a task, asked with some demonstrations, seen and perhaps blind."""
+
+    task: EvalSet
+    shots: int
+    conditions: Sequence[str]
 
 
 def run(
@@ -40,7 +58,8 @@ def run(
     """Ask `model` (a VILA folder, or a plain language model for text tasks) all tasks of `data`.
 
     Output `results`: records.jsonl and summary.json. Tasks with images are skipped, by name, for a
-    model that can't see. Raises UserError for an unknown task or a damaged evaluation set.
+    model that can't see, and so are numbers of shots that a task has no demonstrations for. Raises
+    UserError for an unknown task, a damaged evaluation set, or a folder that holds no model.
     """
     for module in ("torch", "transformers"):
         require(module, extra="train", why="evaluate a model")
@@ -52,108 +71,179 @@ def run(
     torch.set_num_threads(config.threads)
     sets = _open_sets(inputs["data"] / "eval", config)
     generator, sees = _open_model(inputs["model"], config)
-    skipped = sorted(name for name, task in sets.items() if task.has_images and not sees)
-    for name in skipped:
-        report.info(f"{name} is skipped: the model can't see images")
-    asked = {name: task for name, task in sets.items() if name not in skipped}
-    records = _ask_all(asked, generator, config, report)
-    bleu_tasks = [s.settings.task for s in asked.values() if s.settings.metric == "bleu"]
-    summary = summarise(records, bleu_tasks)
+    rounds, skipped = _plan(sets, config, sees)
+    for name, why in skipped.items():
+        report.info(f"{name} is skipped: {why}")
+    records = ordered(_ask_all(rounds, generator, report))
+    summary = summarise(records, {name: task.settings.metric for name, task in sets.items()})
     summary |= {"skipped": skipped, "normalisation": NORMALISATION, "decoding": "greedy"}
     folder = out_dir / "results"
     folder.mkdir(parents=True, exist_ok=True)
-    lines = "".join(record.line() for record in ordered(records))
+    lines = "".join(record.line() for record in records)
     (folder / "records.jsonl").write_text(lines, encoding="utf-8")
     (folder / "summary.json").write_text(dumps(summary, indent=1) + "\n", encoding="utf-8")
     return StageResult({"results": folder}, summary["metrics"])
 
 
 def _open_sets(folder: Path, config: Config) -> dict[str, EvalSet]:
-    from vila_core.eval.items import eval_folders, load_eval_set
+    from vila_core.eval.items import TASK_FILE, eval_folders, load_eval_set
 
     there = eval_folders(folder)
+    if not there:
+        raise UserError(
+            f"{folder}: holds no evaluation task (<task>/{TASK_FILE}); run prepare first"
+        )
     for name in config.tasks or ():
         if name not in there:
             close = difflib.get_close_matches(name, there, n=1)
-            known = f"prepared tasks: {', '.join(there) or 'none'}"
+            known = f"prepared tasks: {', '.join(there)}"
             fix = f"did you mean '{close[0]}'?" if close else f"{known}."
             raise UserError(f"tasks: there is no task '{name}' in the prepared data; {fix}")
     return {name: load_eval_set(there[name]) for name in config.tasks or there}
 
 
+def _plan(
+    sets: Mapping[str, EvalSet], config: Config, sees: bool
+) -> tuple[list[_Round], dict[str, str]]:
+    """Return what to ask, and what is left out, each with its reason."""
+    from vila_core.eval.records import BLIND, SEEN
+
+    rounds: list[_Round] = []
+    skipped: dict[str, str] = {}
+    for name, task in sets.items():
+        if task.has_images and not sees:
+            skipped[name] = "the model can't see images"
+            continue
+        blind = config.blind and task.settings.blind and task.has_images
+        for shots in sorted(set(config.shots or task.settings.shots)):
+            if shots > task.most_shots:
+                skipped[f"{name}@{shots}"] = f"its items have {task.most_shots} demonstrations"
+            else:
+                rounds.append(_Round(task, shots, (SEEN, BLIND) if blind else (SEEN,)))
+    if config.shots and not rounds and any("@" in name for name in skipped):
+        most = max(task.most_shots for task in sets.values())
+        raise UserError(
+            f"shots: {min(config.shots)} or more are asked for, but the tasks have at most {most} "
+            "demonstrations; lower it"
+        )
+    return rounds, skipped
+
+
 def _open_model(folder: Path, config: Config) -> tuple[Generator, bool]:
     """Return what answers prompts, and whether it can see."""
+    import torch
+
     from vila_core.eval.generate import Generator
 
-    if (folder / "processor_config.json").is_file():
-        from vila_core.images import decode
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("device: cuda is set, but torch finds no CUDA device; use device: auto")
+    on_gpu = config.device != "cpu" and torch.cuda.is_available()
+    device = torch.device("cuda" if on_gpu else "cpu")
+    dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+    model: torch.nn.Module
+    if _model_type(folder) == "vila":
         from vila_core.model import load
 
         model, processor = load(folder)
-        return Generator(
-            model,
+        seeing = Generator(
+            model.to(device, dtype),
             processor.tokenizer,
             processor.expand,
-            lambda path: processor.image_transform(decode(path.read_bytes())),
+            lambda path: processor.image_transform(_decode(path)),
             config.batch_size,
-        ), True
-    import torch
+            config.batch_tokens,
+        )
+        return seeing, True
     from transformers import AutoModelForCausalLM
 
     from vila_core.model import load_tokenizer
 
-    model = AutoModelForCausalLM.from_pretrained(
-        str(folder), dtype=torch.float32, local_files_only=True
-    ).eval()
-    return Generator(model, load_tokenizer(folder), batch_size=config.batch_size), False
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            str(folder), dtype=dtype, local_files_only=True, use_safetensors=True
+        )
+        tokenizer = load_tokenizer(folder)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{folder}: can't be loaded as a causal language model with safetensors weights and a "
+            f"tokenizer: {error}"
+        ) from None
+    generator = Generator(
+        model.to(device).eval(),
+        tokenizer,
+        batch_size=config.batch_size,
+        batch_tokens=config.batch_tokens,
+    )
+    return generator, False
 
 
-def _ask_all(
-    sets: Mapping[str, EvalSet], generator: Generator, config: Config, report: Reporter
-) -> list[Record]:
-    from vila_core.eval.metrics import exact_match
+def _model_type(folder: Path) -> Any:
+    path = folder / "config.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["model_type"]
+    except OSError as error:
+        raise UserError(f"{path}: can't be read ({error.strerror}); is this a model?") from None
+    except (ValueError, TypeError, KeyError):
+        raise UserError(f"{path}: names no model_type; it is no transformers config") from None
+
+
+def _decode(path: Path) -> Any:
+    from vila_core.images import BadImage, decode
+
+    try:
+        return decode(path.read_bytes())
+    except BadImage as error:
+        raise UserError(f"{path}: {error}; replace it or drop the items that show it") from None
+
+
+def _ask_all(rounds: Sequence[_Round], generator: Generator, report: Reporter) -> list[Record]:
     from vila_core.eval.prompts import make_prompt
-    from vila_core.eval.records import BLIND, SEEN, Record
 
-    rounds = []
-    for name, task in sets.items():
-        settings = task.settings
-        conditions = (
-            [SEEN, BLIND] if config.blind and settings.blind and task.has_images else [SEEN]
-        )
-        for shots in config.shots or settings.shots:
-            most = min(len(item.demos) for item in task.items)
-            if shots > most:
-                raise UserError(
-                    f"shots: {shots} are asked for, but '{name}' has {most} demonstrations."
-                )
-            rounds += [(task, shots, condition) for condition in conditions]
-    total = sum(len(task.items) for task, _, _ in rounds)
+    total = sum(len(each.task.items) * len(each.conditions) for each in rounds)
     records: list[Record] = []
-    for task, shots, condition in rounds:
-        settings = task.settings
-        prompts = [make_prompt(item, shots, settings.stop) for item in task.items]
-        answers = generator.answers(
-            prompts,
-            max_new_tokens=settings.max_new_tokens,
-            stop=settings.stop,
-            blind=condition == BLIND,
-        )
-        for index, answer in answers:
-            item = task.items[index]
-            records.append(
-                Record(
-                    key=item.key,
-                    task=settings.task,
-                    type=item.type,
-                    shots=shots,
-                    condition=condition,
-                    prompt_digest=prompts[index].digest(),
-                    answer=answer,
-                    reference=item.case.answer,
-                    score=exact_match(answer, item.case.answer),
-                    chance=item.chance,
-                )
-            )
-            report.progress(len(records), total, "answers")
+    digests: dict[Path, bytes] = {}
+    for each in rounds:
+        settings = each.task.settings
+        prompts = [make_prompt(item, each.shots, settings.stop) for item in each.task.items]
+        named = [prompt.digest(digests) for prompt in prompts]
+        for condition in each.conditions:
+            for batch in _ask(each, condition, prompts, named, generator):
+                records += batch
+                report.progress(len(records), total, "answers")
     return records
+
+
+def _ask(
+    asked: _Round,
+    condition: str,
+    prompts: Sequence[Prompt],
+    digests: Sequence[str],
+    generator: Generator,
+) -> Iterator[list[Record]]:
+    from vila_core.eval.metrics import exact_match
+    from vila_core.eval.records import BLIND, Record
+
+    settings = asked.task.settings
+    for batch in generator.answers(
+        prompts,
+        max_new_tokens=settings.max_new_tokens,
+        stop=settings.stop,
+        blind=condition == BLIND,
+    ):
+        yield [
+            Record(
+                key=item.key,
+                task=settings.task,
+                type=item.type,
+                shots=asked.shots,
+                condition=condition,
+                prompt_digest=digests[index],
+                answer=answer.text,
+                finished=answer.finished,
+                reference=item.case.answer,
+                score=exact_match(answer.text, item.case.answer),
+                chance=item.chance,
+            )
+            for index, answer in batch
+            for item in [asked.task.items[index]]
+        ]

@@ -57,8 +57,8 @@ def import_language_model(source: Path, folder: Path, report: Reporter) -> None:
     size = config.get("vocab_size")
     if not isinstance(size, int):
         raise UserError(
-            f"{source / 'config.json'}: has no vocab_size; language_model.source must be the folder "
-            "of a causal language model"
+            f"{source / 'config.json'}: has no vocab_size; language_model.source must be the "
+            "folder of a causal language model"
         )
     optional = [name for name in ("generation_config.json",) if (source / name).is_file()]
     tokenizer = [name for name in _TOKENIZER_FILES if (source / name).is_file()]
@@ -77,8 +77,8 @@ def _add_image_token(folder: Path, vocabulary: int) -> None:
     if "<image>" in known:
         if known["<image>"] < vocabulary:
             raise UserError(
-                f"{folder}: the tokenizer's '<image>' has id {known['<image>']}, inside the model's "
-                f"vocabulary of {vocabulary}: it means something else there.\n"
+                f"{folder}: the tokenizer's '<image>' has id {known['<image>']}, inside the "
+                f"model's vocabulary of {vocabulary}: it means something else there.\n"
                 "  fix: use a language model whose tokenizer has no '<image>'"
             )
         return
@@ -107,6 +107,9 @@ def _weights(source: Path) -> list[str]:
         if not isinstance(mapping, dict):
             raise UserError(f"{source / _INDEX}: has no weight_map")
         names = sorted({str(name) for name in mapping.values()})
+        outside = [name for name in names if Path(name).name != name]
+        if outside:
+            raise UserError(f"{source / _INDEX}: names a file outside of its folder: {outside[0]}")
         extra = [_INDEX]
     elif (source / _WEIGHTS).is_file():
         names, extra = [_WEIGHTS], []
@@ -114,9 +117,9 @@ def _weights(source: Path) -> list[str]:
         pickled = sorted(path.name for path in source.iterdir() if path.suffix in _PICKLED)
         if pickled:
             raise UserError(
-                f"{source}: holds only pickled weights ({', '.join(pickled)}); they can run code when "
-                "they are read, and are refused.\n  fix: convert them once, where you trust them, "
-                "with save_pretrained(..., safe_serialization=True)"
+                f"{source}: holds only pickled weights ({', '.join(pickled)}); they can run code "
+                "when they are read, and are refused.\n  fix: convert them once, where you trust "
+                "them, with save_pretrained"
             )
         raise UserError(f"{source}: holds no {_WEIGHTS} and no {_INDEX}")
     for name in names:
@@ -133,7 +136,9 @@ def _check_safetensors(path: Path) -> None:
         with safe_open(str(path), framework="np") as file:
             empty = not file.keys()
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: is damaged or no safetensors file ({error}); copy it again") from None
+        raise UserError(
+            f"{path}: is damaged or no safetensors file ({error}); copy it again"
+        ) from None
     if empty:
         raise UserError(f"{path}: holds no tensors")
 
@@ -157,6 +162,4 @@ def _copy(source: Path, folder: Path, names: Iterable[str]) -> None:
     shutil.rmtree(folder, ignore_errors=True)  # of an attempt that was cut off
     folder.mkdir(parents=True)
     for name in names:
-        if Path(name).name != name:
-            raise UserError(f"{source / _INDEX}: names a file outside of its folder: {name}")
         shutil.copyfile(source / name, folder / name)

@@ -24,7 +24,7 @@ class Config(Frozen):
         "transformers folder of a causal LM (config.json, safetensors, tokenizer files)",
     )
     miniature: LanguageConfig = Field(
-        LanguageConfig(), description="used when source is 'miniature'"
+        LanguageConfig.model_validate({}), description="used when source is 'miniature'"
     )
     train: TrainConfig = Field(
         TrainConfig(
@@ -38,6 +38,10 @@ class Config(Frozen):
         ),
         description="used when source is 'miniature'",
     )
+
+    def outside(self) -> list[Path]:
+        """Return the folder that is imported, if any."""
+        return [] if self.source == MINIATURE else [Path(self.source)]
 
 
 def run(

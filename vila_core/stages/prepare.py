@@ -117,6 +117,11 @@ class Config(Frozen):
                 raise ValueError(f"two corpora are named '{name}'")
         return self
 
+    def outside(self) -> list[Path]:
+        """Return the corpora, image folders, tokenizer and evaluation sets that are read."""
+        named = [path for corpus in self.corpora for path in (corpus.path, corpus.images)]
+        return [Path(path).expanduser() for path in (*named, self.tokenizer, self.eval) if path]
+
 
 def run(
     config: Config, inputs: Mapping[str, Path], out_dir: Path, report: Reporter = QUIET

@@ -21,9 +21,11 @@ class Config(Frozen):
     source: str = Field(
         MINIATURE,
         description="'miniature' trains the embedded world's tower; anything else is a local "
-        "transformers folder of a CLIP or SigLIP (config.json, safetensors, preprocessor_config.json)",
+        "transformers folder of a CLIP or SigLIP, with safetensors and preprocessor_config.json",
     )
-    miniature: TowerConfig = Field(TowerConfig(), description="used when source is 'miniature'")
+    miniature: TowerConfig = Field(
+        TowerConfig.model_validate({}), description="used when source is 'miniature'"
+    )
     train: TrainConfig = Field(
         TrainConfig(
             steps=400,
@@ -36,6 +38,10 @@ class Config(Frozen):
         ),
         description="used when source is 'miniature'",
     )
+
+    def outside(self) -> list[Path]:
+        """Return the folder that is imported, if any."""
+        return [] if self.source == MINIATURE else [Path(self.source)]
 
 
 def run(

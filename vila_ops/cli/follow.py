@@ -48,7 +48,7 @@ def print_result(store: Store, run_id: str) -> None:
 
 
 def _view(store: Store, run_id: str) -> RunView | None:
-    """Read the run, or nothing while the store is out of reach: the display must not end the run."""
+    """Read the run; nothing while the store is out of reach, which must not end the run."""
     try:
         return load_view(store, run_id)
     except VilaError:

@@ -14,7 +14,7 @@ from vila_ops.cli import ask, doctor, execute, inspect, registry
 app = typer.Typer(
     name="vila",
     help="Pre-train visual language models by VILA's recipe, from a laptop to a GPU cluster.",
-    epilog="Exit codes: 0 success, 1 the run failed, 2 a mistake in what was asked for, 130 stopped.",
+    epilog="Exit codes: 0 success, 1 the run failed, 2 a mistake of yours, 130 stopped.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,

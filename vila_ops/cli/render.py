@@ -65,7 +65,7 @@ def live_table(run: RunView) -> RenderableType:
 def _progress(task: TaskView) -> Iterable[RenderableType]:
     loss = task.loss
     shown = "" if loss is None else f"{loss:.3f}"
-    done, total = task.progress.get("done"), task.progress.get("total")
+    done, total = task.progress.get("done") or 0, task.progress.get("total") or 0
     if task.status != "running" or not total:
         return ("", "", shown, duration(task.duration_s), "")
     left = (task.duration_s or 0) * (total - done) / done if done else None

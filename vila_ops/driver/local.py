@@ -39,7 +39,7 @@ def task_environment() -> dict[str, str]:
 
 
 class SubprocessTask:
-    """A running task. `poll` until it is not None, then `outputs`; `stop` ends it and all below it."""
+    """A running task. `poll` until not None, then `outputs`; `stop` ends it and all below it."""
 
     def __init__(
         self,
@@ -122,8 +122,9 @@ def _prepare(
     from kfp.pipeline_spec import pipeline_spec_pb2
 
     scratch.mkdir(parents=True, exist_ok=True)
+    generated: Any = pipeline_spec_pb2  # its classes are made at run time
     component = json_format.ParseDict(
-        graph.spec["components"][task.component], pipeline_spec_pb2.ComponentSpec()
+        graph.spec["components"][task.component], generated.ComponentSpec()
     )
     artifacts = {
         name: dsl.Artifact(name=name, uri=ref.uri, metadata={"sha256": ref.sha256})
@@ -137,8 +138,8 @@ def _prepare(
     )
     container = graph.spec["deploymentSpec"]["executors"][task.executor]["container"]
     *shell, source = container["command"]
-    # This interpreter, in the shell's place: so signals and exit codes are those of the step. (kfp's
-    # own replace_python_executable would also rewrite the arguments, configs among them.)
+    # This interpreter, in the shell's place: so signals and exit codes are those of the step.
+    # (kfp's own replace_python_executable would also rewrite the arguments, configs among them.)
     python = f"exec {shlex.quote(sys.executable)}"
     shell = [part.replace("python3", python) for part in shell]
     command = placeholder_utils.replace_placeholders(

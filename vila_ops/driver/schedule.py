@@ -61,9 +61,10 @@ def run_graph(
 ) -> dict[str, Outputs]:
     """Run all tasks and return their outputs by task name.
 
-    `look_up` answers from the cache, before a task is started; `ended` is told of every process that
-    ended, stopped ones too; `check` is called again and again and raises to end the run. When it does, or a
-    task fails, the tasks that are running are stopped. Raises TaskError for the task that failed.
+    `look_up` answers from the cache, before a task is started; `ended` is told of every process
+    that ended, stopped ones too; `check` is called again and again and raises to end the run. When
+    it does, or a task fails, the tasks that are running are stopped. Raises TaskError for the task
+    that failed.
     """
     done: dict[str, Outputs] = {}
     ready: list[tuple[Task, Outputs]] = []  # not in the cache, in order of urgency

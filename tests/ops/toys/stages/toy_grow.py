@@ -27,11 +27,11 @@ def run(
     for step in range(first, config.steps):
         time.sleep(config.seconds_per_step)
         loss = config.lr / (1 + step)
-        report.metrics(step, {"loss": loss})
-        report.progress(step + 1, config.steps, "steps", loss=loss)
         temporary = state.with_suffix(".new")
         temporary.write_text(str(step + 1))
         temporary.replace(state)
+        report.metrics(step, {"loss": loss})
+        report.progress(step + 1, config.steps, "steps", loss=loss)
     folder = out_dir / "model"
     folder.mkdir(exist_ok=True)
     (folder / "weights.txt").write_text(str(sum(numbers) * config.steps * config.lr))

@@ -1,0 +1,31 @@
+"""Files that a config names outside of the store are part of the task's key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from components.runtime.cache import task_key
+from vila_core.stages.language_model import Config
+
+
+def key_of(folder: Path) -> str:
+    config = Config(source=str(folder))
+    return task_key("language_model", "vila_core.stages.language_model", config, {}).key
+
+
+def test_a_changed_file_changes_the_key(tmp_path: Path) -> None:
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(b"one")
+    first = key_of(tmp_path)
+    assert key_of(tmp_path) == first
+    weights.write_bytes(b"other")
+    second = key_of(tmp_path)
+    assert second != first
+    weights.unlink()
+    assert key_of(tmp_path) not in (first, second)
+    assert key_of(tmp_path / "nowhere") not in (first, second)
+
+
+def test_the_miniature_reads_nothing_outside() -> None:
+    parts = task_key("language_model", "vila_core.stages.language_model", Config(), {}).parts
+    assert "outside" not in parts
