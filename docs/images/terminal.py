@@ -1,4 +1,7 @@
-"""Draw what a command prints as an SVG: `python docs/images/terminal.py OUT.svg vila show quickstart`."""
+"""Draw what a command prints as an SVG.
+
+For example: `python docs/images/terminal.py OUT.svg vila show quickstart`.
+"""
 
 from __future__ import annotations
 

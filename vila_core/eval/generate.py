@@ -101,7 +101,11 @@ class Generator:
     def _greedy(
         self, ids: Sequence[list[int]], pixels: torch.Tensor | None, limit: int, stop: str
     ) -> list[list[int]]:
-        """Return the new tokens of each prompt. Its own loop: transformers' costs more per step."""
+        """Return the new tokens of each prompt.
+
+        A loop of its own, since `generate` obeys the generation config that a model brings along:
+        a repetition penalty there changes answers that are called greedy.
+        """
         device = next(self.model.parameters()).device
         end_ids = self._end_ids()
         pad = self.tokenizer.pad_token_id or 0

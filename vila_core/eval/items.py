@@ -25,12 +25,14 @@ class TaskSettings(Frozen):
 
     task: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", description="name in metric keys")
     metric: Literal["accuracy", "bleu", "chrf"] = Field(
-        "accuracy", description="accuracy: exact match; bleu, chrf: exact match, and that"
+        default="accuracy", description="accuracy: exact match; bleu, chrf: exact match, and that"
     )
-    shots: Shots = Field((0,), description="numbers of demonstrations to ask with")
-    blind: bool = Field(True, description="ask again with the images replaced by grey")
-    max_new_tokens: int = Field(8, gt=0, description="longest answer")
-    stop: str = Field(".", min_length=1, description="ends an answer; also joins demonstrations")
+    shots: Shots = Field(default=(0,), description="numbers of demonstrations to ask with")
+    blind: bool = Field(default=True, description="ask again with the images replaced by grey")
+    max_new_tokens: int = Field(default=8, gt=0, description="longest answer")
+    stop: str = Field(
+        default=".", min_length=1, description="ends an answer; also joins demonstrations"
+    )
 
     @field_validator("shots")
     @classmethod

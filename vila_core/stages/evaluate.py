@@ -18,6 +18,8 @@ from vila_core.jsonio import dumps
 from vila_core.types import QUIET, Reporter, StageResult
 
 if TYPE_CHECKING:
+    import torch
+
     from vila_core.eval.generate import Generator
     from vila_core.eval.items import EvalSet
     from vila_core.eval.prompts import Prompt
@@ -28,19 +30,25 @@ class Config(Frozen):
     """What to ask, and how."""
 
     tasks: tuple[str, ...] | None = Field(
-        None, min_length=1, description="task names; default: all that are prepared"
+        default=None, min_length=1, description="task names; default: all that are prepared"
     )
     shots: Shots | None = Field(
-        None, description="instead of each task's own numbers of demonstrations"
+        default=None, description="instead of each task's own numbers of demonstrations"
     )
-    blind: bool = Field(True, description="measure the baseline without images too")
-    batch_size: int = Field(128, gt=0, description="prompts answered at once, at most")
+    blind: bool = Field(default=True, description="measure the baseline without images too")
+    batch_size: int = Field(default=128, gt=0, description="prompts answered at once, at most")
     batch_tokens: int = Field(
-        32_768, gt=0, description="tokens in a batch, at most; lower it when memory runs out"
+        default=32_768,
+        gt=0,
+        description="tokens in a batch, at most; lower it when memory runs out",
     )
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="of weights and activations")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA where present")
-    threads: int = Field(1, gt=0, description="CPU threads of torch")
+    precision: Literal["fp32", "bf16"] = Field(
+        default="fp32", description="of weights and activations"
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto", description="auto: CUDA where present"
+    )
+    threads: int = Field(default=1, gt=0, description="CPU threads of torch")
 
 
 @dataclass(frozen=True)
@@ -140,13 +148,12 @@ def _open_model(folder: Path, config: Config) -> tuple[Generator, bool]:
     on_gpu = config.device != "cpu" and torch.cuda.is_available()
     device = torch.device("cuda" if on_gpu else "cpu")
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
-    model: torch.nn.Module
     if _model_type(folder) == "vila":
         from vila_core.model import load
 
         model, processor = load(folder)
         seeing = Generator(
-            model.to(device, dtype),
+            _placed(model, device, dtype),
             processor.tokenizer,
             processor.expand,
             lambda path: processor.image_transform(_decode(path)),
@@ -169,12 +176,16 @@ def _open_model(folder: Path, config: Config) -> tuple[Generator, bool]:
             f"tokenizer: {error}"
         ) from None
     generator = Generator(
-        model.to(device).eval(),
+        _placed(model, device, dtype),
         tokenizer,
         batch_size=config.batch_size,
         batch_tokens=config.batch_tokens,
     )
     return generator, False
+
+
+def _placed(model: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> torch.nn.Module:
+    return model.to(device, dtype).eval()
 
 
 def _model_type(folder: Path) -> Any:
