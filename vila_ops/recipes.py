@@ -88,12 +88,14 @@ def resolve(name: str, values: Mapping[str, Any], *, where: str) -> Recipe:
         key: validate(stage_config(task.stage), values.get(key) or {}, where=where, path=key)
         for key, task in tasks.items()
     }
-    return Recipe(name, head.description, head.pipeline, head.tracking, graph, configs)
+    # A path is kept whole, so that the run can be resumed from any folder.
+    pipeline = str(graph.path.resolve()) if _is_path(head.pipeline) else head.pipeline
+    return Recipe(name, head.description, pipeline, head.tracking, graph, configs)
 
 
 def find_recipe(name: str) -> Path:
     """Return the file of a recipe given by name or path. Raises UserError with the nearest name."""
-    if name.endswith((".yaml", ".yml")) or "/" in name:
+    if _is_path(name):
         path = Path(name)
         if path.is_file():
             return path
@@ -133,10 +135,14 @@ def stage_config(stage: str) -> type[Frozen]:
 
 def _compiled(pipeline: str, where: str) -> Path:
     """Return the compiled file of a pipeline, given by name or by the path of a YAML file."""
-    if pipeline.endswith((".yaml", ".yml")):
+    if _is_path(pipeline):
         return Path(pipeline)
     folder = Path(str(importlib.resources.files("pipelines"))) / "compiled"
     known = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
     if pipeline not in known:
         raise UserError(f"{where}: pipeline: there is no '{pipeline}'; known: {', '.join(known)}.")
     return known[pipeline]
+
+
+def _is_path(name: str) -> bool:
+    return name.endswith((".yaml", ".yml")) or "/" in name

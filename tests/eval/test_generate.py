@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,7 +10,13 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from vila_core.errors import UserError
@@ -97,6 +104,15 @@ def test_a_batch_answers_as_one_by_one(plain: Generator) -> None:
     assert {answer.finished for answer in together} == {True, False}
 
 
+def test_padding_moves_no_position() -> None:
+    """Learnt absolute positions, unlike rotary ones, show where a prompt is said to start."""
+    shape = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, "vocab_size": 128}
+    model = GPT2LMHeadModel(GPT2Config(**shape)).eval()
+    spread(model)
+    generator, asked = Generator(model, build_tokenizer()), prompts(20)
+    assert ask(generator, asked) == ask(generator, asked, size=1)
+
+
 def test_a_batch_with_images_answers_as_one_by_one(seeing: Generator, images: list[Path]) -> None:
     asked = prompts(24, images)
     seen = ask(seeing, asked)
@@ -156,7 +172,7 @@ def test_greedy_means_greedy_whatever_the_model_brings_along() -> None:
 def test_the_model_may_name_more_end_tokens() -> None:
     generator, asked = Generator(plain_model(), build_tokenizer()), prompts(25)
     answers = [answer.text.split() for answer in ask(generator, asked, stop="no stop")]
-    word = max((w for words in answers for w in words[1:-1]), key=sum(answers, []).count)
+    ((word, _),) = Counter(w for said in answers for w in said[1:-1]).most_common(1)
     generator.model.generation_config.eos_token_id = [IDS["</s>"], IDS[word]]
     for long, short in zip(answers, ask(generator, asked, stop="no stop"), strict=True):
         cut = long.index(word) + 1 if word in long else len(long)

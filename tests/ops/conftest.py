@@ -43,11 +43,13 @@ class Vila:
     def __init__(self, folder: Path) -> None:
         self.store = folder / "store"
         self.folder = folder
+        (folder / "tmp").mkdir()
         self.env = {
             **os.environ,
             "VILA_STORE": str(self.store),
             "PYTHONPATH": str(TOYS),
             "COLUMNS": "80",
+            "TMPDIR": str(folder / "tmp"),  # what killed drivers leave behind goes with the test
             "NO_COLOR": "1",
         }
 

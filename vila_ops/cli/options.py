@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -35,8 +34,3 @@ def _default_folder(start: Path) -> Path:
             if folder != Path.home() and (folder / marker).exists():
                 return folder / ".vila"
     return start / ".vila"
-
-
-def terminal_width() -> int | None:
-    """Return 80 where the width is unknown (a pipe), None to let rich find out."""
-    return None if os.isatty(1) else 100
