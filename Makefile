@@ -72,7 +72,7 @@ images:  ## build the container images of all roles with podman, docker or build
 
 bench: $(VENV)/dev.stamp  ## measure; results go to build/bench as JSON
 	@mkdir -p build/bench
-	@for script in benchmarks/*.py; do $(BIN)/python $$script --out build/bench || exit 1; done
+	@for script in benchmarks/[!_]*.py; do $(BIN)/python $$script --out build/bench || exit 1; done
 
 lock: $(VENV)/pip.stamp  ## renew constraints.txt from the ranges in pyproject.toml
 	$(PYTHON) -m venv build/lock

@@ -9,22 +9,13 @@ tokenise and decode. The answers must be equal, or the script fails.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
-import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-
+import _harness  # first: sets the number of threads
 import numpy as np
-import psutil
 import torch
 from PIL import Image
 
@@ -124,42 +115,13 @@ def theirs(
     return answers
 
 
-def measure(way: Callable[[], Answers]) -> tuple[float, float, Answers]:
-    """Wall seconds, CPU seconds, answers."""
-    wall, cpu = time.perf_counter(), time.process_time()
-    answers = way()
-    return time.perf_counter() - wall, time.process_time() - cpu, answers
-
-
-def spread(seconds: Sequence[float], count: int) -> dict[str, float]:
-    return {
-        "median_s": statistics.median(seconds),
-        "min_s": min(seconds),
-        "max_s": max(seconds),
-        "prompts_per_s": count / statistics.median(seconds),
-    }
-
-
-def machine() -> dict[str, object]:
-    packages = ("torch", "transformers", "tokenizers", "numpy")
-    return {
-        "cores": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
-        "memory_gib": round(psutil.virtual_memory().total / 2**30),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        **{name: version(name) for name in packages},
-    }
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--prompts", type=int, default=384, help="questions (at least 3)")
+    parser.add_argument("--batch-size", type=int, default=128)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True, help="folder for eval_throughput.json")
-    parser.add_argument("--prompts", type=int, default=384, help="questions (at least 3)")
-    parser.add_argument("--repeats", type=int, default=5, help="measurements of each way")
-    parser.add_argument("--batch-size", type=int, default=128)
-    options = parser.parse_args(arguments)
+    options = _harness.options(__doc__, add_options).parse_args(arguments)
     torch.set_num_threads(1)
     model, processor = make_model()
     with tempfile.TemporaryDirectory() as folder:
@@ -172,28 +134,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         }
         for way in (ours, theirs):  # imports, allocator and file cache
             way(model, processor, asked[:8], 8)
-        times: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
-        expected: Answers | None = None
-        for _ in range(options.repeats):  # in turn, so that a busy moment hits all of them
-            for name, way in ways.items():
-                wall, cpu, answers = measure(way)
-                times[name].append((wall, cpu))
-                expected = expected or answers
-                if answers != expected:
-                    print(f"error: '{name}' answers differently", file=sys.stderr)
-                    return 1
-    assert expected is not None
-    results = {
-        name: {
-            "wall": spread([wall for wall, _ in taken], len(asked)),
-            "cpu": spread([cpu for _, cpu in taken], len(asked)),
-        }
-        for name, taken in times.items()
-    }
-    report = {
-        "benchmark": "eval_throughput",
-        "machine": machine(),
-        "settings": {
+        times = _harness.in_turn(ways, options.repeats)
+    expected = times["ours"][0].value
+    for name, taken in times.items():
+        if any(one.value != expected for one in taken):
+            print(f"error: '{name}' answers differently", file=sys.stderr)
+            return 1
+    results = {name: _harness.both(taken, len(asked), "prompts") for name, taken in times.items()}
+    for name, result in results.items():
+        cpu = result["cpu"]
+        print(
+            f"{name:<20} {cpu['prompts_per_s']:8.0f} prompts per CPU second"
+            f"  ({cpu['min_s']:.2f} to {cpu['max_s']:.2f} s for {len(asked)})"
+        )
+    _harness.write(
+        options.out,
+        "eval_throughput",
+        settings={
             "prompts": len(asked),
             "distinct_answers": len(set(expected)),
             "images": sum(len(prompt.images) for prompt in asked),
@@ -201,20 +158,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "batch_size": options.batch_size,
             "max_new_tokens": MAX_NEW_TOKENS,
         },
-        "results": results,
-        "speedup_cpu": results["generate, batch 1"]["cpu"]["median_s"]
+        results=results,
+        packages=("torch", "transformers", "tokenizers", "numpy"),
+        speedup_cpu=results["generate, batch 1"]["cpu"]["median_s"]
         / results["ours"]["cpu"]["median_s"],
-    }
-    options.out.mkdir(parents=True, exist_ok=True)
-    path = options.out / "eval_throughput.json"
-    path.write_text(json.dumps(report, indent=2) + "\n")
-    for name, result in results.items():
-        cpu = result["cpu"]
-        print(
-            f"{name:<20} {cpu['prompts_per_s']:8.0f} prompts per CPU second"
-            f"  ({cpu['min_s']:.2f} to {cpu['max_s']:.2f} s for {len(asked)})"
-        )
-    print(f"written: {path}")
+    )
     return 0
 
 
