@@ -3,6 +3,8 @@
 A checkpoint is the folder `step-N` with `weights-*.safetensors`, `optimizer-*.safetensors`,
 `state.json` and, written last, `manifest.json` (sha256 and size of each file). It is written
 beside, flushed to disk and renamed, so a kill at any moment leaves the earlier ones intact.
+
+In the background, `save` only copies the tensors, and a thread writes them while training goes on.
 """
 
 from __future__ import annotations
@@ -18,16 +20,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import safe_open
 
 from vila_core.errors import VilaError
 from vila_core.jsonio import dumps
+from vila_core.train.background import BackgroundTask, Staging, Tensors
+from vila_core.train.tensor_file import Written, write_tensors, write_text
 from vila_core.types import QUIET, Reporter
 
-SHARD_BYTES = 2 << 30  # bounds the memory of writing: at most one shard is held on the CPU
+SHARD_BYTES = 2 << 30  # bounds the memory of saving at once: one shard is held on the CPU
 _PARTIAL = ".partial-"
-Tensors = Iterable[tuple[str, torch.Tensor]]
 
 
 @dataclass(frozen=True)
@@ -47,32 +49,47 @@ class Checkpoint:
 
 
 class Checkpoints:
-    """The checkpoints below one folder."""
+    """The checkpoints below one folder.
 
-    def __init__(self, folder: Path, *, keep: int, report: Reporter = QUIET) -> None:
+    The newest `keep` stay, and for ever those whose step is a multiple of `keep_every` (0: none).
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        keep: int,
+        keep_every: int = 0,
+        background: bool = False,
+        report: Reporter = QUIET,
+    ) -> None:
         self.folder = folder
-        self.keep = keep
+        self.keep, self.keep_every = keep, keep_every
         self.report = report
+        self._staging = Staging() if background else None
+        self._task = BackgroundTask()
+        self._said = False
 
     def latest(self) -> Checkpoint | None:
         """Return the newest complete checkpoint, or None. Damaged ones are told and passed over."""
         for step in sorted(self._steps(), reverse=True):
             path = self._path(step)
-            problem = _check(path)
+            problem = problem_of(path)
             if problem is None:
-                state = json.loads((path / "state.json").read_text(encoding="utf-8"))
-                return Checkpoint(path, step, state)
+                return open_checkpoint(path)
             self.report.info(f"checkpoint {path.name} is passed over: {problem}")
         return None
 
     def save(
         self, step: int, *, weights: Tensors, optimizer: Tensors, state: Mapping[str, Any] | None
     ) -> None:
-        """Write the checkpoint of `step` and delete all but the newest `keep`.
+        """Write the checkpoint of `step` and delete those that need not stay.
 
         With several ranks every rank calls this, because the tensors are gathered as they are
-        taken; `state` is None on all but the one that writes. Raises VilaError when the disk is
-        full or not writable; the earlier checkpoints are then as they were.
+        taken; `state` is None on all but the one that writes. In the background it returns when the
+        tensors are copied, having waited for the save before it. Raises VilaError when the disk is
+        full or not writable; in the background `check`, `wait` or the next `save` raises it. The
+        earlier checkpoints are then as they were.
         """
         if state is None:
             for _ in weights:
@@ -80,15 +97,52 @@ class Checkpoints:
             for _ in optimizer:
                 pass
             return
-        partial = self.folder / f"{_PARTIAL}{self._path(step).name}"
+        text = dumps(state)
+        if self._staging is None:
+            self._write(step, weights, optimizer, text)
+            return
+        if self._task.busy and not self._said:
+            self._said = True
+            self.report.info(
+                f"the save before step {step} is not on the disk yet: training waits for it (said "
+                "once; raise save_every, or use a faster disk)"
+            )
+        self._task.wait()
+        copies = [
+            self._staging.copy(kind, tensors)
+            for kind, tensors in (("weights", weights), ("optimizer", optimizer))
+        ]
+        self._task.start(lambda: self._write(step, copies[0], copies[1], text))
+
+    def check(self) -> None:
+        """Raise VilaError if a save in the background has failed. Costs nothing."""
+        self._task.check()
+
+    def wait(self) -> None:
+        """Return when the last save is on the disk. Raises VilaError if it failed."""
+        self._task.wait()
+
+    def close(self) -> None:
+        """Let a save in flight end, after a failure of the training itself."""
+        try:
+            self._task.wait()
+        except VilaError as error:  # the failure that ends the training is the one to raise
+            self.report.info(f"error: {error}")
+
+    def _write(self, step: int, weights: Tensors, optimizer: Tensors, state: str) -> None:
+        target = self._path(step)
+        partial = self.folder / f"{_PARTIAL}{target.name}"
         try:
             self._clear_partial()
             partial.mkdir(parents=True)
-            _write_shards(partial, "weights", weights)
-            _write_shards(partial, "optimizer", optimizer)
-            _write_text(partial / "state.json", dumps(state))
-            _write_manifest(partial)
-            target = self._path(step)
+            files = [
+                *_write_shards(partial, "weights", weights),
+                *_write_shards(partial, "optimizer", optimizer),
+                write_text(partial / "state.json", state),
+            ]
+            manifest = {"files": [file.as_json() for file in sorted(files, key=lambda f: f.path)]}
+            write_text(partial / "manifest.json", dumps(manifest))
+            _sync_folder(partial)
             if target.exists():  # a damaged one that `latest` passed over
                 shutil.rmtree(target)
             partial.rename(target)
@@ -99,7 +153,7 @@ class Checkpoints:
             raise VilaError(_explain(error, self.folder, step)) from error
 
     def _prune(self) -> None:
-        for step in sorted(self._steps())[: -self.keep]:
+        for step in expired(self._steps(), keep=self.keep, keep_every=self.keep_every):
             path = self._path(step)
             # The manifest goes first: killed in between, the rest counts as incomplete.
             (path / "manifest.json").unlink(missing_ok=True)
@@ -117,7 +171,19 @@ class Checkpoints:
         return self.folder / f"step-{step}"
 
 
-def _check(path: Path) -> str | None:
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Return the checkpoint at `path`, which must be complete."""
+    state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+    return Checkpoint(path, state["step"], state)
+
+
+def expired(steps: Iterable[int], *, keep: int, keep_every: int) -> list[int]:
+    """Return those of `steps` that need not stay: neither among the newest `keep`, nor kept."""
+    old = sorted(steps)[:-keep]
+    return [step for step in old if not (keep_every and step % keep_every == 0)]
+
+
+def problem_of(path: Path) -> str | None:
     """Return what is wrong with the checkpoint at `path`, or None."""
     try:
         manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
@@ -134,50 +200,27 @@ def _check(path: Path) -> str | None:
     return None
 
 
-def _write_shards(folder: Path, kind: str, tensors: Tensors) -> None:
+def _write_shards(folder: Path, kind: str, tensors: Tensors) -> list[Written]:
+    files: list[Written] = []
     shard: dict[str, torch.Tensor] = {}
-    size, number = 0, 0
+    size = 0
+
+    def flush() -> None:
+        files.append(write_tensors(folder / f"{kind}-{len(files):05d}.safetensors", shard))
+
     for name, tensor in tensors:
         if shard and size + tensor.nbytes > SHARD_BYTES:
-            _write_shard(folder / f"{kind}-{number:05d}.safetensors", shard)
-            shard, size, number = {}, 0, number + 1
+            flush()
+            shard, size = {}, 0
         shard[name] = tensor.detach().cpu().contiguous()
         size += tensor.nbytes
-    _write_shard(folder / f"{kind}-{number:05d}.safetensors", shard)
-
-
-def _write_shard(path: Path, shard: dict[str, torch.Tensor]) -> None:
-    try:
-        save_file(shard, path)
-    except SafetensorError as error:  # wraps the operating system's, without its number
-        free = shutil.disk_usage(path.parent).free
-        number = errno.ENOSPC if free < sum(t.nbytes for t in shard.values()) else errno.EIO
-        raise OSError(number, str(error), str(path)) from error
-    _sync(path)
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
-    _sync(path)
-
-
-def _write_manifest(folder: Path) -> None:
-    files = [
-        {"path": path.name, "size": path.stat().st_size, "sha256": _sha256(path)}
-        for path in sorted(folder.iterdir())
-    ]
-    _write_text(folder / "manifest.json", dumps({"files": files}))
-    _sync_folder(folder)
+    flush()
+    return files
 
 
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
 
 
 def _sync_folder(path: Path) -> None:

@@ -42,6 +42,16 @@ class TrainConfig(Frozen):
         default=100, ge=0, description="steps between checkpoints; 0: none at all"
     )
     keep: int = Field(default=2, gt=0, description="how many of the newest checkpoints stay")
+    keep_every: int = Field(
+        default=0,
+        ge=0,
+        description="checkpoints whose step is a multiple of this stay for ever; 0: none",
+    )
+    save_in_background: bool = Field(
+        default=True,
+        description="copy the tensors and go on training while they are written; takes CPU memory "
+        "for one checkpoint",
+    )
     log_every: int = Field(default=10, gt=0, description="steps between rows of metrics")
     engine: Literal["plain", "deepspeed"] = Field(default="plain", description="who runs the step")
     zero_stage: Literal[0, 1, 2, 3] = Field(default=0, description="DeepSpeed's ZeRO stage")
@@ -62,6 +72,11 @@ class TrainConfig(Frozen):
             )
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas {self.betas} must be in [0, 1)")
+        if self.keep_every and (not self.save_every or self.keep_every % self.save_every):
+            raise ValueError(
+                f"keep_every ({self.keep_every}) must be a multiple of save_every "
+                f"({self.save_every}): other steps are not saved"
+            )
         if self.zero_stage and self.engine == "plain":
             raise ValueError(f"zero_stage {self.zero_stage} needs engine: deepspeed")
         return self
@@ -70,8 +85,9 @@ class TrainConfig(Frozen):
         """Return the settings that decide what is learnt: a checkpoint resumes only under the same.
 
         Left out are those that change when something is stored or shown (`save_every`, `keep`,
-        `log_every`) and those that change only who computes (`engine`, `zero_stage`, `device`,
-        `threads`): the result then agrees to rounding, which the loop says when it resumes.
+        `keep_every`, `save_in_background`, `log_every`) and those that change only who computes
+        (`engine`, `zero_stage`, `device`, `threads`): the result then agrees to rounding, which the
+        loop says when it resumes.
         """
         return self.model_dump(mode="json", exclude=_NOT_NUMBERS)
 
@@ -79,6 +95,8 @@ class TrainConfig(Frozen):
 _NOT_NUMBERS = {
     "save_every",
     "keep",
+    "keep_every",
+    "save_in_background",
     "log_every",
     "engine",
     "zero_stage",

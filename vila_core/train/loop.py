@@ -88,6 +88,7 @@ def fit(
             try:
                 return training.run()
             finally:
+                training.checkpoints.close()
                 training.engine.close()
     finally:
         model.train(was_training)
@@ -107,7 +108,13 @@ class _Training:
         self.source, self.config, self.loss_fn = source, config, loss_fn
         self.pack_tokens = pack_tokens
         self.fingerprint = run_state.fingerprint(model, source, config)
-        self.checkpoints = Checkpoints(out_dir / "checkpoints", keep=config.keep, report=report)
+        self.checkpoints = Checkpoints(
+            out_dir / "checkpoints",
+            keep=config.keep,
+            keep_every=config.keep_every,
+            background=config.save_in_background,
+            report=report,
+        )
         saved = self.checkpoints.latest()
         if saved is not None:
             run_state.check_fingerprint(
@@ -147,6 +154,8 @@ class _Training:
             due = config.save_every and self.step % config.save_every == 0
             if due or (config.save_every and self.step == config.steps):
                 self._save()
+            self.checkpoints.check()
+        self.checkpoints.wait()
         engine.finish()
         return FitResult(
             loss_first=_mean(tally.first),
