@@ -54,6 +54,8 @@ class Batch:
     """One micro-batch: tensors by name, and what the loop must know about them.
 
     `supervised` is the sum of loss weights (number of supervised tokens where weights are 1).
+    `num_image_tokens` are the places among `num_tokens` that images take. The last three say what
+    is in it, for messages: keys, lengths in tokens and numbers of images, one per sample.
     """
 
     tensors: dict[str, torch.Tensor]
@@ -61,6 +63,9 @@ class Batch:
     num_tokens: int
     num_images: int = 0
     sample_keys: tuple[str, ...] = ()
+    num_image_tokens: int = 0
+    sample_lengths: tuple[int, ...] = ()
+    sample_images: tuple[int, ...] = ()
 
 
 class StepSource(Protocol):

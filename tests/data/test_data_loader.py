@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from tests.data.make import (
+    IMAGE_ID,
     captions,
     documents,
     encoder,
@@ -80,6 +81,11 @@ def check_batch(batch: Batch, corpora: Corpora) -> None:
     length = batch.num_tokens
     assert length <= 120
     assert batch.num_images <= 12
+    assert batch.num_image_tokens == (tensors["input_ids"] == IMAGE_ID).sum()
+    assert batch.num_image_tokens == 4 * batch.num_images
+    assert sum(batch.sample_lengths) == batch.num_tokens
+    assert sum(batch.sample_images) == batch.num_images
+    assert len(batch.sample_keys) == len(batch.sample_lengths) == len(batch.sample_images)
     shapes = {name: tuple(value.shape) for name, value in tensors.items()}
     assert shapes == {
         "input_ids": (1, length),

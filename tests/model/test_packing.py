@@ -7,6 +7,7 @@ import torch
 
 from tests.model.conftest import sample
 from vila_core.model import VilaForConditionalGeneration
+from vila_core.train.flops import FlopCounter
 
 SHAPES = [(1, 5), (0, 12), (3, 30), (2, 7), (0, 1), (1, 60)]  # images, words
 
@@ -77,3 +78,16 @@ def test_a_pack_refuses_a_mask_and_a_cache(model: VilaForConditionalGeneration) 
     packed = pack([sample(model, 0, 9, 1)])
     with pytest.raises(ValueError, match="neither"):
         model(**packed, attention_mask=torch.ones(1, 9))
+
+
+def test_flops_of_a_pack_are_those_of_its_samples(model: VilaForConditionalGeneration) -> None:
+    """Whatever the kernel computes on the side: padding, or pairs that a mask takes away."""
+    samples = [[1, 5, 9, 2], [1, 7, 2], list(range(3, 20)), [4] * 140]
+    with FlopCounter() as packed:
+        model(**pack(samples), use_cache=False)
+    alone = 0.0
+    for ids in samples:
+        with FlopCounter() as counter:
+            model(torch.tensor([ids]), use_cache=False)
+        alone += counter.flops
+    assert packed.flops == pytest.approx(alone, rel=1e-12)

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import math
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -115,9 +117,14 @@ def test_rows_hold_every_metric(tmp_path: Path) -> None:
     row = report.rows[-1][1]
     assert set(row) == {
         "loss", "lr", "lr_projector", "grad_norm", "tokens_per_s", "supervised_tokens_per_s",
-        "images_per_s", "mfu", "data_wait_s", "step_s", "memory_mib", "pack_fill",
+        "image_tokens_per_s", "images_per_s", "mfu", "step_s", "data_wait_s", "forward_s",
+        "backward_s", "optimiser_s", "checkpoint_s", "memory_mib", "pack_fill",
     }  # fmt: skip
     assert all(math.isfinite(value) and value > 0 for value in row.values())
+    parts = [row[f"{name}_s"] for name in ("data_wait", "forward", "backward", "optimiser")]
+    assert sum(parts) < row["step_s"]
+    assert [row["checkpoint_s"] > 0 for _, row in report.rows] == [False, True, True]
+    assert row["image_tokens_per_s"] == pytest.approx(4 * row["images_per_s"])
     assert row["pack_fill"] <= 1
     assert row["mfu"] < 1
     assert row["lr"] == pytest.approx(2 * row["lr_projector"])
@@ -128,6 +135,40 @@ def test_rows_hold_every_metric(tmp_path: Path) -> None:
     assert result.images == 24
     assert result.loss_last < result.loss_first
     assert report.rows[0][1]["loss"] != report.losses[3], "a row's loss is the mean since the last"
+
+
+def test_each_phase_is_timed_and_checkpoints_slow_nothing_else(tmp_path: Path) -> None:
+    """Sleeps of a known length in each phase come out in its column, and only there."""
+    pause = 0.05
+
+    class Slow(TinySource):
+        def pack(self, number: int) -> Batch:
+            time.sleep(pause)
+            return super().pack(number)
+
+    class SlowBackward(torch.autograd.Function):
+        @staticmethod
+        def forward(_context: Any, loss: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+            time.sleep(3 * pause)
+            return loss.clone()
+
+        @staticmethod
+        def backward(_context: Any, gradient: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+            time.sleep(2 * pause)
+            return gradient
+
+    def loss_fn(model: TinyModel, batch: Batch) -> torch.Tensor:
+        return SlowBackward.apply(tiny_loss(model, batch))  # type: ignore[return-value]
+
+    report = Recorder()
+    config = settings(steps=4, log_every=2, save_every=0)
+    fit(TinyModel(), Slow(), config, loss_fn=loss_fn, out_dir=tmp_path, report=report)
+    row = report.rows[-1][1]
+    for name, times in {"data_wait_s": 1, "forward_s": 3, "backward_s": 2}.items():
+        assert times * pause <= row[name] < (times + 0.9) * pause, name
+    assert row["optimiser_s"] < pause
+    assert row["checkpoint_s"] == 0
+    assert row["step_s"] >= 6 * pause
 
 
 def test_the_loss_of_a_row_is_the_mean_over_tokens_since_the_last(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ class TinySource:
             weights[0, -1] = torch.nan
         tensors = {"input_ids": ids, "labels": labels, "weights": weights}
         supervised = float((labels[:, 1:] != -100).sum())
-        return Batch(tensors, supervised, length, 1, (f"tiny/00000/{number:06d}",))
+        return Batch(tensors, supervised, length, 1, (f"tiny/00000/{number:06d}",), 4)
 
 
 def tiny_loss(model: Any, batch: Batch) -> torch.Tensor:

@@ -25,6 +25,7 @@ def collate(
     """
     lengths = [len(sample.input_ids) for sample in encoded]
     boundaries = np.concatenate([[0], np.cumsum(lengths)])
+    images = [len(sample.image_places) for sample in encoded]
     labels_T = np.concatenate([sample.labels for sample in encoded])
     positions_T = np.concatenate([np.arange(length, dtype=np.int64) for length in lengths])
     tensors = {
@@ -44,4 +45,14 @@ def collate(
         num_tokens=int(boundaries[-1]),
         num_images=len(pixels_CHW),
         sample_keys=tuple(keys),
+        num_image_tokens=sum(map(_image_tokens, encoded)),
+        sample_lengths=tuple(lengths),
+        sample_images=tuple(images),
     )
+
+
+def _image_tokens(sample: Encoded) -> int:
+    if not len(sample.image_places):
+        return 0
+    image_token = sample.input_ids[sample.image_places[0]]
+    return int(np.count_nonzero(sample.input_ids == image_token))

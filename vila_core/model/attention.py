@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.overrides import handle_torch_function, has_torch_function
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -83,6 +84,13 @@ class PackLayout:
         device = self.cu_seqlens.device
         return torch.cat([torch.arange(n, device=device) for n in self._lengths])[None]
 
+    def pairs(self, window: int | None) -> float:
+        """Return how many pairs of tokens attend: half of each sample's square, or its window."""
+        total = sum(length * length / 2 for length in self._lengths)
+        if window is not None:  # the square less the triangle that is out of reach
+            total -= sum(max(0, length - window) ** 2 / 2 for length in self._lengths)
+        return total
+
     def band(self, length: int, window: int | None) -> torch.Tensor | None:
         """Return the (L, L) mask of a sliding window, or None where plain causal is the same."""
         if window is None or length <= window:
@@ -118,6 +126,12 @@ def packed_attention(
         return sdpa_attention_forward(  # type: ignore[return-value]
             module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs
         )
+    if has_torch_function((query,)):  # inside the counter of FLOPs: it takes `model_flops`
+        return handle_torch_function(
+            packed_attention, (query,), module, query, key, value, attention_mask,
+            scaling=scaling, dropout=dropout, sliding_window=sliding_window,
+            pack_layout=pack_layout, **kwargs,
+        )  # fmt: skip
     pack_layout.uses += 1
     if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and not dropout:
         return _varlen(query, key, value, scaling, sliding_window, pack_layout), None
@@ -177,6 +191,21 @@ def _varlen(
     )
     assert isinstance(out_THD, torch.Tensor)
     return out_THD[None]
+
+
+def _model_flops(
+    _result: Any, _module: nn.Module, query: torch.Tensor, *_: Any, **settings: Any
+) -> tuple[float, list[torch.Tensor]]:
+    """Return the FLOPs of causal attention within the samples, and its operands.
+
+    Two products (scores and values), each with two operands, cost their forward twice more in the
+    backward pass. Padding of rows counts for nothing, a sliding window for what it leaves.
+    """
+    layout, window = settings["pack_layout"], settings["sliding_window"]
+    return 4.0 * query.shape[1] * query.shape[3] * layout.pairs(window), [query, query]
+
+
+packed_attention.model_flops = _model_flops  # type: ignore[attr-defined]
 
 
 def no_mask(device: torch.device) -> torch.Tensor:

@@ -38,6 +38,7 @@ from vila_core.train.engine import (
     weights_of,
 )
 from vila_core.train.optim import adamw, set_lr
+from vila_core.train.phases import Phases
 from vila_core.types import Batch
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -49,6 +50,7 @@ class DeepSpeedEngine:
     def __init__(self, model: nn.Module, config: TrainConfig) -> None:
         self.config = config
         self.device = choose_device(config)
+        self.phases = Phases(self.device)
         self.deepspeed = import_deepspeed(self.device)
         _start_process_group(self.device)
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
@@ -78,18 +80,24 @@ class DeepSpeedEngine:
     def backward(self, batch: Batch, loss_fn: LossFn, *, scale: float, last: bool) -> torch.Tensor:
         """See `Engine`."""
         self.ds.set_gradient_accumulation_boundary(last)
-        batch = to_device(batch, self.device)
-        if self.stage:
-            loss = loss_fn(self.ds, batch)
-        else:
-            with autocast(self.device, self.config):
-                loss = loss_fn(self.model, batch)
-        # DeepSpeed averages over ranks; the loss is already divided by the count of all of them.
-        self.ds.backward(loss * (scale * self.world), scale_wrt_gas=False)
+        with self.phases("forward"):
+            batch = to_device(batch, self.device)
+            if self.stage:
+                loss = loss_fn(self.ds, batch)
+            else:
+                with autocast(self.device, self.config):
+                    loss = loss_fn(self.model, batch)
+        with self.phases("backward"):
+            # DeepSpeed averages over ranks; the loss is already divided by the count of all.
+            self.ds.backward(loss * (scale * self.world), scale_wrt_gas=False)
         return loss.detach()
 
     def update(self, factor: float) -> float:
         """See `Engine`."""
+        with self.phases("optimiser"):
+            return self._update(factor)
+
+    def _update(self, factor: float) -> float:
         set_lr(self.optimizer.param_groups, factor)
         if self.stage:
             self.ds.step()
@@ -107,16 +115,18 @@ class DeepSpeedEngine:
         """See `Engine`."""
         if self.world == 1:
             return values
-        sums = torch.tensor(values, dtype=torch.float64, device=self.device)
-        dist.all_reduce(sums)
-        return sums.tolist()
+        with self.phases("collective"):
+            sums = torch.tensor(values, dtype=torch.float64, device=self.device)
+            dist.all_reduce(sums)
+            return sums.tolist()
 
     def gather(self, value: Any) -> list[Any]:
         """See `Engine`."""
         if self.world == 1:
             return [value]
         values: list[Any] = [None] * self.world
-        dist.all_gather_object(values, value)
+        with self.phases("collective"):
+            dist.all_gather_object(values, value)
         return values
 
     def weights(self) -> Iterator[tuple[str, torch.Tensor]]:

@@ -6,6 +6,7 @@ import contextlib
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
@@ -14,6 +15,7 @@ from torch import nn
 from vila_core.errors import UserError
 from vila_core.train.config import TrainConfig
 from vila_core.train.optim import adamw, set_lr
+from vila_core.train.phases import Phases
 from vila_core.types import Batch
 
 # Returns the loss summed (not averaged) over what `Batch.supervised` counts. `model` is whatever
@@ -28,6 +30,7 @@ class Engine(Protocol):
     rank: int
     world: int
     device: torch.device
+    phases: Phases  # `backward`, `update` and collectives enter theirs
 
     def backward(self, batch: Batch, loss_fn: LossFn, *, scale: float, last: bool) -> torch.Tensor:
         """Add the gradient of `scale` × the loss sum of one micro-batch; return the sum, detached.
@@ -99,7 +102,7 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     if device.type == "cpu":
         return batch
     tensors = {key: value.to(device, non_blocking=True) for key, value in batch.tensors.items()}
-    return Batch(tensors, batch.supervised, batch.num_tokens, batch.num_images, batch.sample_keys)
+    return replace(batch, tensors=tensors)
 
 
 def autocast(device: torch.device, config: TrainConfig) -> contextlib.AbstractContextManager[Any]:
@@ -161,26 +164,29 @@ class PlainEngine:
         self.device = choose_device(config)
         self.config = config
         self.model = model.to(self.device)
+        self.phases = Phases(self.device)
         self.optimizer = adamw(model, config)
         self.trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
 
     def backward(self, batch: Batch, loss_fn: LossFn, *, scale: float, last: bool) -> torch.Tensor:
         """See `Engine`."""
-        with autocast(self.device, self.config):
+        with self.phases("forward"), autocast(self.device, self.config):
             loss = loss_fn(self.model, to_device(batch, self.device))
-        (loss * scale).backward()
+        with self.phases("backward"):
+            (loss * scale).backward()
         return loss.detach()
 
     def update(self, factor: float) -> float:
         """See `Engine`."""
-        parameters = list(self.trained.values())
-        fill_missing_gradients(parameters)
-        norm = float(clip_gradients(parameters, self.config.clip))
-        if math.isfinite(norm):
-            set_lr(self.optimizer.param_groups, factor)
-            self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return norm
+        with self.phases("optimiser"):
+            parameters = list(self.trained.values())
+            fill_missing_gradients(parameters)
+            norm = float(clip_gradients(parameters, self.config.clip))
+            if math.isfinite(norm):
+                set_lr(self.optimizer.param_groups, factor)
+                self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+            return norm
 
     def total(self, values: list[float]) -> list[float]:
         """See `Engine`."""

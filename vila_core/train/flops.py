@@ -4,8 +4,10 @@ MFU = (model FLOPs per token × tokens per second) / (peak FLOPs per second × r
 
 Model FLOPs are counted while the forward pass runs: 2 × multiply-adds of every linear layer,
 convolution, matrix product and scaled-dot-product attention (causal attention: half), once for
-the forward pass and once more for each of its operands that needs a gradient. Recomputation
-(activation checkpointing), norms and element-wise work are not model FLOPs.
+the forward pass and once more for each of its operands that needs a gradient. A function that
+computes more or less than the model asks for (attention over padded rows, or in a kernel unknown
+here) says what to count in its attribute `model_flops`, and passes itself on to modes.
+Recomputation (activation checkpointing), norms and element-wise work are not model FLOPs.
 """
 
 from __future__ import annotations
@@ -64,7 +66,7 @@ class FlopCounter(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        count = _COUNTS.get(func)
+        count = _COUNTS.get(func) or getattr(func, "model_flops", None)
         if count is not None and not self._inside:
             self._add(count(result, *args, **(kwargs or {})))
         return result

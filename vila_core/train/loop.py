@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Iterator, Mapping
@@ -18,7 +19,7 @@ from vila_core.train.checkpoint import Checkpoint, Checkpoints
 from vila_core.train.config import TrainConfig
 from vila_core.train.engine import Engine, LossFn, create_engine
 from vila_core.train.flops import FlopCounter, peak_flops
-from vila_core.train.metrics import Clock, Tally, cpu_seconds, memory_mib
+from vila_core.train.metrics import Clock, StepCounts, Tally, cpu_seconds, memory_mib
 from vila_core.train.schedule import lr_factor
 from vila_core.types import QUIET, Batch, Reporter, StepSource
 
@@ -38,6 +39,7 @@ class FitResult:
     wall_s: float  # summed over attempts, up to what each one kept
     cpu_s: float
     peak_memory_mib: float
+    checkpoint_s: float = 0.0  # the part of `wall_s` that went into checkpoints
     resumed_from: int | None = None  # the step this attempt started after
     rank: int = 0
     source_state: Mapping[str, Any] = field(default_factory=dict)  # after the last step
@@ -53,6 +55,7 @@ class FitResult:
             "tokens_per_s": self.tokens / max(self.wall_s, 1e-9),
             "wall_s": self.wall_s,
             "cpu_s": self.cpu_s,
+            "checkpoint_s": self.checkpoint_s,
             "memory_mib": self.peak_memory_mib,
         }
 
@@ -142,7 +145,7 @@ class _Training:
         steps = self.source.steps(self.source_state)
         clock = Clock()
         while self.step < config.steps:
-            batches, self.source_state = self._next(steps, clock)
+            batches, self.source_state = self._next(steps)
             loss, norm = self._train_step(batches, clock)
             self.step += 1
             self.report.progress(self.step, config.steps, "step", loss=loss)
@@ -153,9 +156,13 @@ class _Training:
             tally.cpu_s = cpu_seconds() - cpu_started
             due = config.save_every and self.step % config.save_every == 0
             if due or (config.save_every and self.step == config.steps):
-                self._save()
+                with self._saving():
+                    self._save()
             self.checkpoints.check()
-        self.checkpoints.wait()
+        with self._saving():
+            self.checkpoints.wait()
+        tally.wall_s = time.perf_counter() - started
+        tally.cpu_s = cpu_seconds() - cpu_started
         engine.finish()
         return FitResult(
             loss_first=_mean(tally.first),
@@ -166,22 +173,29 @@ class _Training:
             images=tally.total_images,
             wall_s=tally.wall_s,
             cpu_s=tally.cpu_s,
+            checkpoint_s=tally.checkpoint_s,
             peak_memory_mib=memory_mib(engine.device),
             resumed_from=self.resumed_from,
             rank=engine.rank,
             source_state=self.source_state,
         )
 
-    def _next(
-        self, steps: Iterator[tuple[list[Batch], dict[str, Any]]], clock: Clock
-    ) -> tuple[list[Batch], dict[str, Any]]:
+    @contextlib.contextmanager
+    def _saving(self) -> Iterator[None]:
         start = time.perf_counter()
+        with self.engine.phases("checkpoint"):
+            yield
+        self.tally.checkpoint_s += time.perf_counter() - start
+
+    def _next(
+        self, steps: Iterator[tuple[list[Batch], dict[str, Any]]]
+    ) -> tuple[list[Batch], dict[str, Any]]:
         try:
-            batches, state = next(steps)
+            with self.engine.phases("data"):
+                batches, state = next(steps)
         except StopIteration:
             done = f"{self.step} of {self.config.steps} steps"
             raise VilaError(f"the data ended after {done}.") from None
-        clock.wait_s += time.perf_counter() - start
         expected = self.config.packs_per_step
         if len(batches) * self.engine.world != expected:
             raise ValueError(
@@ -193,12 +207,8 @@ class _Training:
     def _train_step(self, batches: list[Batch], clock: Clock) -> tuple[float, float]:
         """Do one update; return its loss and gradient norm."""
         engine = self.engine
-        counts = [
-            sum(batch.supervised for batch in batches),
-            float(sum(batch.num_tokens for batch in batches)),
-            float(sum(batch.num_images for batch in batches)),
-        ]
-        supervised, tokens, images = engine.total(counts)
+        counts = self._count(batches)
+        supervised = counts.supervised
         if not supervised > 0:
             keys = _keys(engine, batches)
             raise VilaError(f"step {self.step + 1}: no token is supervised. Samples: {keys}.")
@@ -228,14 +238,20 @@ class _Training:
         if not math.isfinite(norm):
             self._stop("gradient norm", _keys(engine, batches))
         if counting is not None:
-            self.flops_per_token = engine.total([counting.flops])[0] / tokens
-        clock.add(
-            packs=len(batches) * engine.world,
-            tokens=int(tokens),
-            images=int(images),
-            supervised=supervised,
-        )
-        return self.tally.add(loss_sum, supervised, int(tokens), int(images)), norm
+            self.flops_per_token = engine.total([counting.flops])[0] / counts.tokens
+        clock.add(len(batches) * engine.world, counts)
+        return self.tally.add(loss_sum, supervised, counts.tokens, counts.images), norm
+
+    def _count(self, batches: list[Batch]) -> StepCounts:
+        values = [
+            sum(batch.supervised for batch in batches),
+            float(sum(batch.num_tokens for batch in batches)),
+            float(sum(batch.num_images for batch in batches)),
+            float(sum(batch.num_image_tokens for batch in batches)),
+        ]
+        supervised, *numbers = self.engine.total(values)
+        tokens, images, image_tokens = map(int, numbers)
+        return StepCounts(supervised, tokens, images, image_tokens)
 
     def _stop(self, what: str, keys: str) -> None:
         raise VilaError(
@@ -255,7 +271,7 @@ class _Training:
         row = {"loss": self.tally.take_loss(), "lr": config.lr * factor, "grad_norm": norm}
         if config.lr_projector is not None:
             row["lr_projector"] = config.lr_projector * factor
-        row |= clock.rates(pack_tokens=self.pack_tokens)
+        row |= clock.rates(self.engine.phases, pack_tokens=self.pack_tokens)
         if self.flops_per_token:
             speed = self.flops_per_token * row["tokens_per_s"]
             row["mfu"] = speed / (self.peak * self.engine.world)

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from vila_core.train.phases import Phases
+
 FIRST_LAST = 10  # steps in the means `loss_first` and `loss_last`
 
 
@@ -29,6 +31,7 @@ class Tally:
     total_images: int = 0
     wall_s: float = 0.0
     cpu_s: float = 0.0
+    checkpoint_s: float = 0.0  # part of wall_s
 
     def add(self, loss_sum: float, supervised: float, tokens: int, images: int) -> float:
         """Count one step; return its loss (the mean over supervised tokens)."""
@@ -54,33 +57,53 @@ class Tally:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class StepCounts:
+    """What one step held, over all ranks."""
+
+    supervised: float
+    tokens: int
+    images: int
+    image_tokens: int
+
+
 class Clock:
-    """Wall time, waiting for data and counts between two rows, within one attempt."""
+    """Wall time and counts between two rows, within one attempt."""
 
     def __init__(self) -> None:
-        self.wait_s = 0.0
-        self.steps = self.packs = self.tokens = self.images = 0
+        self.steps = self.packs = self.tokens = self.images = self.image_tokens = 0
         self.supervised = 0.0
         self.start = time.perf_counter()
 
-    def add(self, *, packs: int, tokens: int, images: int, supervised: float) -> None:
+    def add(self, packs: int, counts: StepCounts) -> None:
         """Count one step."""
         self.steps += 1
         self.packs += packs
-        self.tokens += tokens
-        self.images += images
-        self.supervised += supervised
+        self.tokens += counts.tokens
+        self.images += counts.images
+        self.image_tokens += counts.image_tokens
+        self.supervised += counts.supervised
 
-    def rates(self, *, pack_tokens: int | None) -> dict[str, float]:
-        """Return speeds since the start of this clock (checkpoints included in the time)."""
-        wall = max(time.perf_counter() - self.start, 1e-9)
+    def rates(self, phases: Phases, *, pack_tokens: int | None) -> dict[str, float]:
+        """Return speeds since the start of this clock, and seconds per step of each phase.
+
+        Checkpoints stand apart: their seconds are in no other column and in no speed. A phase that
+        can't occur has no column (`collective_s` in one process).
+        """
+        seconds = phases.take()
+        wall = max(time.perf_counter() - self.start - seconds["checkpoint"], 1e-9)
         row = {
             "tokens_per_s": self.tokens / wall,
             "supervised_tokens_per_s": self.supervised / wall,
+            "image_tokens_per_s": self.image_tokens / wall,
             "images_per_s": self.images / wall,
-            "data_wait_s": self.wait_s / self.steps,
             "step_s": wall / self.steps,
+            "data_wait_s": seconds["data"] / self.steps,
         }
+        for name in ("forward", "backward", "optimiser", "checkpoint"):
+            row[f"{name}_s"] = seconds[name] / self.steps
+        if seconds["collective"]:
+            row["collective_s"] = seconds["collective"] / self.steps
         if pack_tokens:
             row["pack_fill"] = self.tokens / (self.packs * pack_tokens)
         return row
