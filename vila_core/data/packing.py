@@ -1,17 +1,16 @@
 """Put the samples of a window into packs of at most so many tokens and images, leaving none out.
 
-Best-fit decreasing with two budgets: the largest sample first, each into the fullest pack that
-still has room. Windows are planned one by one, so the plan needs no memory of what came before.
+Windows are planned one by one, so the plan needs no memory of what came before.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from vila_core.data.binpack import pack_window
 from vila_core.data.mixture import Cursor, Draw, Mixture
 
 
@@ -100,7 +99,7 @@ class Planner:
         lengths = [self._lengths[source][sample] for source, sample in draws]
         images = [self._images[source][sample] for source, sample in draws]
         bins = pack_window(lengths, images, *self._budget)
-        # Best-fit decreasing leaves the long samples in the first packs and the rest in the last.
+        # Planning leaves the long samples in the first packs and the emptiest pack at the end.
         order = np.random.default_rng([self._seed, window]).permutation(len(bins))
         return [bins[place] for place in order.tolist()]
 
@@ -111,40 +110,6 @@ class Planner:
             sum(self._lengths[source][sample] for source, sample in draws),
             sum(self._images[source][sample] for source, sample in draws),
         )
-
-
-def pack_window(
-    lengths: Sequence[int], images: Sequence[int], pack_tokens: int, pack_images: int
-) -> list[list[int]]:
-    """Distribute items over packs; return the numbers of the items in each, ascending.
-
-    Raises ValueError for an item that is over a budget by itself.
-    """
-    scale = pack_tokens / max(pack_images, 1)
-    sizes = [max(length, count * scale) for length, count in zip(lengths, images, strict=True)]
-    packs: list[list[int]] = []
-    left: list[int] = []  # images that still fit, per pack
-    room: list[tuple[int, int]] = []  # (tokens that still fit, pack), ascending
-    for item in sorted(range(len(sizes)), key=lambda item: -sizes[item]):
-        length, count = lengths[item], images[item]
-        if length > pack_tokens or count > pack_images:
-            raise ValueError(
-                f"an item of {length} tokens and {count} images is over the budget of "
-                f"{pack_tokens} and {pack_images}"
-            )
-        place = bisect_left(room, (length, -1))
-        while place < len(room) and left[room[place][1]] < count:
-            place += 1
-        if place < len(room):
-            free, pack = room.pop(place)
-        else:
-            free, pack = pack_tokens, len(packs)
-            packs.append([])
-            left.append(pack_images)
-        packs[pack].append(item)
-        left[pack] -= count
-        insort(room, (free - length, pack))
-    return [sorted(pack) for pack in packs]
 
 
 def deal(packs: Sequence[Pack], world: int) -> list[list[Pack]]:
