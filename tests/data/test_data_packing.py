@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vila_core.data.binpack import best_fit, exact_fit
 from vila_core.data.mixture import Draw, Mixture, Source
 from vila_core.data.packing import Pack, Planner, PlanState, deal, pack_window
 
@@ -38,6 +39,57 @@ def test_packs_are_nearly_full() -> None:
     lengths = np.concatenate([short, rng.integers(80, 720, size=250)])
     packs = pack_window(lengths.tolist(), [1] * len(lengths), 2048, 100)
     assert lengths.sum() / (len(packs) * 2048) > 0.98
+
+
+def vila_mix(count: int, seed: int) -> tuple[list[int], list[int]]:
+    """35 % captions, 35 % conversations, 20 % of 2 to 5 images, 10 % text; 196 tokens an image."""
+    rng = np.random.default_rng(seed)
+    kind = rng.choice(4, size=count, p=[0.35, 0.35, 0.2, 0.1])
+    images = np.array([1, 1, 0, 0])[kind] + (kind == 2) * rng.integers(2, 6, size=count)
+    text = rng.lognormal(np.log(np.array([1, 350, 300, 600])[kind]), 0.8).astype(int)
+    text = np.where(kind == 0, rng.integers(10, 60, size=count), np.maximum(text, 5))
+    return np.minimum(text + 196 * images, 4096).tolist(), images.tolist()
+
+
+@given(st.integers(0, 2**31))
+@settings(max_examples=20, deadline=None)
+def test_a_window_of_1024_of_vilas_mix_is_as_full_as_its_total_allows(seed: int) -> None:
+    """At most one pack more than the total needs; best fit needs one or two more."""
+    lengths, images = vila_mix(1024, seed)
+    packs = pack_window(lengths, images, 4096, 18)
+    assert sorted(itertools.chain(*packs)) == list(range(1024))
+    assert len(packs) <= -(-sum(lengths) // 4096) + 1
+    assert len(packs) <= len(best_fit(lengths, images, 4096, 18))
+
+
+def test_fill_of_vilas_mix_is_above_99_4_percent() -> None:
+    lengths, images = vila_mix(20 * 1024, 0)
+    windows = [slice(at, at + 1024) for at in range(0, len(lengths), 1024)]
+    count = sum(len(pack_window(lengths[at], images[at], 4096, 18)) for at in windows)
+    assert sum(lengths) / (4096 * count) > 0.994
+
+
+def test_closing_pairs_fill_packs_exactly() -> None:
+    lengths = [60, 50, 30, 10, 30, 20]  # best fit: 60+30+10, 50+30+20; here in the same number
+    packs = pack_window(lengths, [0] * 6, 100, 0)
+    assert sorted(sum(lengths[n] for n in pack) for pack in packs) == [100, 100]
+
+
+def test_of_two_equal_items_one_is_not_taken_twice() -> None:
+    packs = exact_fit([70, 15, 40], [0, 0, 0], 100, 0)
+    assert sorted(map(sorted, packs)) == [[0, 1], [2]]
+
+
+def test_where_best_fit_needs_fewer_packs_its_plan_is_taken() -> None:
+    rng = np.random.default_rng(0)
+    better = 0
+    for _ in range(300):
+        lengths = rng.integers(20, 70, size=12).tolist()
+        images = rng.integers(0, 6, size=12).tolist()
+        ways = [len(way(lengths, images, 100, 8)) for way in (exact_fit, best_fit)]
+        assert len(pack_window(lengths, images, 100, 8)) == min(ways)
+        better += ways[1] < ways[0]
+    assert better
 
 
 def test_the_image_budget_is_filled_too() -> None:

@@ -1,7 +1,7 @@
 """Distribute items over packs with two budgets, tokens and images, leaving hardly any room.
 
-Exact fit: a pack begins with the longest item left, goes on with items in their given order, so that
-what is left over stays as varied as the whole, and ends with two items that fill the room to the
+Exact fit: a pack begins with the longest item left, goes on with items in their given order, so
+that what is left stays as varied as the whole, and ends with two items that fill the room to the
 last token. Which lengths are left is one integer with a bit per length; the pairs that add up to a
 room are then one shift and one AND of it with its mirror image, whatever the number of items.
 
@@ -45,7 +45,7 @@ def pack_window(
 def exact_fit(
     lengths: Sequence[int], images: Sequence[int], pack_tokens: int, pack_images: int
 ) -> list[list[int]]:
-    """Fill one pack after the other, each closed by a pair of items that fits exactly, if any do."""
+    """Fill one pack after the other, each closed by two items that fit exactly, where some do."""
     left = _Left(lengths, pack_tokens)
     take, by_length, used = left.take, left.by_length, left.used
     shortest = min(by_length)

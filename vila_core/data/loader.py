@@ -32,6 +32,7 @@ ImageTransform = Callable[["Image"], torch.Tensor]
 State = dict[str, Any]
 _PREFETCH = 4
 _WINDOW_PACKS = 32
+_PLAN_VERSION = 2  # raised when the same settings give another order
 _COUNTED = ("samples", "tokens", "supervised", "images")
 
 
@@ -104,6 +105,7 @@ class PackLoader:
                 "templates": {corpus.name: corpus.template for corpus in used},
                 "weights": list(chosen.items()),
                 "tokens_per_image": encoder.tokens_per_image,
+                "plan": _PLAN_VERSION,
                 "pack": [pack_tokens, pack_images, window],
                 "seed": seed,
             }
