@@ -23,6 +23,12 @@ class TrainConfig(Frozen):
     lr_projector: float | None = Field(
         default=None, gt=0, description="learning rate of the projector; unset: `lr`"
     )
+    lr_vision_tower: float | None = Field(
+        default=None, gt=0, description="learning rate of the vision tower; unset: `lr`"
+    )
+    lr_language_model: float | None = Field(
+        default=None, gt=0, description="learning rate of the language model; unset: `lr`"
+    )
     betas: tuple[float, float] = Field(default=(0.9, 0.999), description="AdamW's moment decays")
     eps: float = Field(default=1e-8, gt=0, description="AdamW's epsilon")
     weight_decay: float = Field(
@@ -55,6 +61,11 @@ class TrainConfig(Frozen):
     log_every: int = Field(default=10, gt=0, description="steps between rows of metrics")
     engine: Literal["plain", "deepspeed"] = Field(default="plain", description="who runs the step")
     zero_stage: Literal[0, 1, 2, 3] = Field(default=0, description="DeepSpeed's ZeRO stage")
+    activation_checkpointing: bool = Field(
+        default=False,
+        description="compute activations again in backward instead of keeping them: same numbers, "
+        "less memory, about a third more time",
+    )
     precision: Literal["fp32", "bf16"] = Field(
         default="fp32", description="bf16 computes in bfloat16 and keeps fp32 master weights"
     )
@@ -81,13 +92,22 @@ class TrainConfig(Frozen):
             raise ValueError(f"zero_stage {self.zero_stage} needs engine: deepspeed")
         return self
 
+    def lr_of_parts(self) -> dict[str, float]:
+        """Return the learning rates of the parts that have one of their own, by part."""
+        rates = {
+            "projector": self.lr_projector,
+            "vision_tower": self.lr_vision_tower,
+            "language_model": self.lr_language_model,
+        }
+        return {part: lr for part, lr in rates.items() if lr is not None}
+
     def numbers(self) -> dict[str, object]:
         """Return the settings that decide what is learnt: a checkpoint resumes only under the same.
 
         Left out are those that change when something is stored or shown (`save_every`, `keep`,
         `keep_every`, `save_in_background`, `log_every`) and those that change only who computes
-        (`engine`, `zero_stage`, `device`, `threads`): the result then agrees to rounding, which the
-        loop says when it resumes.
+        (`engine`, `zero_stage`, `activation_checkpointing`, `device`, `threads`): the result then
+        agrees to rounding, which the loop says when it resumes.
         """
         return self.model_dump(mode="json", exclude=_NOT_NUMBERS)
 
@@ -100,6 +120,7 @@ _NOT_NUMBERS = {
     "log_every",
     "engine",
     "zero_stage",
+    "activation_checkpointing",
     "device",
     "threads",
 }

@@ -20,6 +20,7 @@ from vila_core.train.config import TrainConfig
 from vila_core.train.engine import Engine, LossFn, create_engine
 from vila_core.train.flops import FlopCounter, peak_flops
 from vila_core.train.metrics import Clock, StepCounts, Tally, cpu_seconds, memory_mib
+from vila_core.train.recompute import recomputing
 from vila_core.train.schedule import lr_factor
 from vila_core.types import QUIET, Batch, Reporter, StepSource
 
@@ -86,7 +87,7 @@ def fit(
     was_training = model.training
     model.train()
     try:
-        with run_state.deterministic(config):
+        with run_state.deterministic(config), recomputing(model, config):
             training = _Training(model, source, config, loss_fn, out_dir, report, pack_tokens)
             try:
                 return training.run()
@@ -269,8 +270,8 @@ class _Training:
             min_lr_ratio=config.min_lr_ratio,
         )
         row = {"loss": self.tally.take_loss(), "lr": config.lr * factor, "grad_norm": norm}
-        if config.lr_projector is not None:
-            row["lr_projector"] = config.lr_projector * factor
+        for part, lr in config.lr_of_parts().items():
+            row[f"lr_{part}"] = lr * factor
         row |= clock.rates(self.engine.phases, pack_tokens=self.pack_tokens)
         if self.flops_per_token:
             speed = self.flops_per_token * row["tokens_per_s"]

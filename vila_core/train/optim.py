@@ -15,15 +15,16 @@ def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, An
     """Return AdamW's groups over the parameters of `model` that require a gradient.
 
     Matrices decay; vectors (norms, biases) don't. Parameters below a module whose name contains
-    `projector` get `lr_projector` where it is set. Each group carries `peak_lr`, from which the
+    `projector` get `lr_projector` where it is set, and likewise those of the vision tower and the
+    language model. Each group carries `peak_lr`, from which the
     loop computes `lr` at each step. Raises UserError when nothing requires a gradient.
     """
+    rates = config.lr_of_parts()
     grouped: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        of_projector = any("projector" in part for part in name.split("."))
-        lr = config.lr_projector if of_projector and config.lr_projector else config.lr
+        lr = _peak_lr(name, rates, config.lr)
         decay = config.weight_decay if parameter.ndim >= 2 else 0.0
         grouped.setdefault((lr, decay), []).append(parameter)
     if not grouped:
@@ -48,6 +49,13 @@ def adamw(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
         weight_decay=config.weight_decay,
         fused=True,
     )
+
+
+def _peak_lr(name: str, rates: dict[str, float], default: float) -> float:
+    for part, lr in rates.items():
+        if any(part in module for module in name.split(".")):
+            return lr
+    return default
 
 
 def set_lr(groups: list[dict[str, Any]], factor: float) -> None:
