@@ -84,3 +84,27 @@ class StepSource(Protocol):
     def steps(self, state: Mapping[str, Any]) -> Iterator[tuple[list[Batch], dict[str, Any]]]:
         """Yield steps from `state` on."""
         ...
+
+
+class Mirror(Protocol):
+    """A second place for the checkpoints of one training, for when this machine is lost.
+
+    The runtime implements it. A checkpoint is a flat folder, complete by its `manifest.json`. All
+    methods may raise VilaError.
+    """
+
+    def steps(self) -> list[int]:
+        """Return the steps of the complete checkpoints there."""
+        ...
+
+    def push(self, step: int, folder: Path) -> None:
+        """Copy the checkpoint in `folder` there, its manifest last."""
+        ...
+
+    def pull(self, step: int, folder: Path) -> None:
+        """Copy a checkpoint from there into `folder`; who asks verifies it."""
+        ...
+
+    def remove(self, step: int) -> None:
+        """Remove a checkpoint there, its manifest first."""
+        ...

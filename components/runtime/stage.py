@@ -27,6 +27,7 @@ from components.runtime.driver_watch import watch_driver
 from components.runtime.failure import Failure, Stopped, TaskFailed
 from components.runtime.heartbeat import Heartbeat
 from components.runtime.log import TaskLog
+from components.runtime.mirror import mirror_of, settle
 from components.runtime.record import AttemptWriter
 from components.runtime.services import StageServices
 from components.runtime.sinks import MetricsFile, Sink, WandbSink, finite
@@ -209,6 +210,8 @@ class _Step:
                 self.info(_cached_line(entry))
                 return _cached(entry)
             outcome = self._compute(config, key, self.work)
+            keep_every = getattr(getattr(config, "train", None), "keep_every", 0)
+            settle(self._store, key.key, self.work, keep_every)
             shutil.rmtree(self.work, ignore_errors=True)
         return outcome
 
@@ -242,8 +245,11 @@ class _Step:
         work.mkdir(parents=True, exist_ok=True)
         run = importlib.import_module(stage_module(call.stage)).run
         self._sinks.append(MetricsFile(self._writer.folder / "metrics.jsonl"))
-        extra = {}
-        if "services" in inspect.signature(run).parameters:
+        extra: dict[str, Any] = {}
+        wanted = inspect.signature(run).parameters
+        if "mirror" in wanted:
+            extra["mirror"] = mirror_of(self._store, key.key)
+        if "services" in wanted:
             extra["services"] = StageServices(
                 self._store, call.run.run_id, call.task, key, call.inputs
             )

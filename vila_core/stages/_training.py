@@ -17,7 +17,7 @@ from pydantic import Field, field_validator
 from vila_core.config import Frozen
 from vila_core.errors import UserError, require
 from vila_core.train.config import TrainConfig
-from vila_core.types import Reporter, StageResult
+from vila_core.types import Mirror, Reporter, StageResult
 
 if TYPE_CHECKING:
     from vila_core.data.corpus import Corpus
@@ -60,6 +60,7 @@ def train_model(
     data: Path,
     out_dir: Path,
     report: Reporter,
+    mirror: Mirror | None = None,
 ) -> StageResult:
     """Load a model, freeze it by stage, train it on the mixture and save it to `out_dir/model`.
 
@@ -106,6 +107,7 @@ def train_model(
         out_dir=out_dir,
         report=report,
         pack_tokens=config.pack_tokens,
+        mirror=mirror,
     )
     metrics = result.metrics()
     for name, consumed in loader.realised(result.source_state).items():

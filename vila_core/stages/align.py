@@ -11,7 +11,7 @@ from pydantic import Field
 from vila_core.model.presets import ModelConfig, load_preset
 from vila_core.stages._training import Part, TrainingConfig, build_model, train_model
 from vila_core.train.config import TrainConfig
-from vila_core.types import QUIET, Reporter, StageResult
+from vila_core.types import QUIET, Mirror, Reporter, StageResult
 
 
 class Config(TrainingConfig):
@@ -27,8 +27,12 @@ class Config(TrainingConfig):
 
 
 def run(
-    config: Config, inputs: Mapping[str, Path], out_dir: Path, report: Reporter = QUIET
+    config: Config,
+    inputs: Mapping[str, Path],
+    out_dir: Path,
+    report: Reporter = QUIET,
+    mirror: Mirror | None = None,
 ) -> StageResult:
     """Build the model from `vision_tower` and `language_model`, align it on `data`, and save it."""
     load = partial(build_model, inputs["vision_tower"], inputs["language_model"], config.model)
-    return train_model(config, load, inputs["data"], out_dir, report)
+    return train_model(config, load, inputs["data"], out_dir, report, mirror)

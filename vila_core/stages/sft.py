@@ -10,7 +10,7 @@ from pydantic import Field
 
 from vila_core.stages._training import Part, TrainingConfig, load_model, train_model
 from vila_core.train.config import TrainConfig
-from vila_core.types import QUIET, Reporter, StageResult
+from vila_core.types import QUIET, Mirror, Reporter, StageResult
 
 
 class Config(TrainingConfig):
@@ -26,7 +26,12 @@ class Config(TrainingConfig):
 
 
 def run(
-    config: Config, inputs: Mapping[str, Path], out_dir: Path, report: Reporter = QUIET
+    config: Config,
+    inputs: Mapping[str, Path],
+    out_dir: Path,
+    report: Reporter = QUIET,
+    mirror: Mirror | None = None,
 ) -> StageResult:
     """Fine-tune the model `base` on `data`, and save it."""
-    return train_model(config, partial(load_model, inputs["base"]), inputs["data"], out_dir, report)
+    load = partial(load_model, inputs["base"])
+    return train_model(config, load, inputs["data"], out_dir, report, mirror)

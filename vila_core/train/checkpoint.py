@@ -5,11 +5,15 @@ A checkpoint is the folder `step-N` with `weights-*.safetensors`, `optimizer-*.s
 beside, flushed to disk and renamed, so a kill at any moment leaves the earlier ones intact.
 
 In the background, `save` only copies the tensors, and a thread writes them while training goes on.
+With a mirror, each complete checkpoint is copied there too, and fetched where the folder has none
+as new.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -26,7 +30,7 @@ from vila_core.errors import VilaError
 from vila_core.jsonio import dumps
 from vila_core.train.background import BackgroundTask, Staging, Tensors
 from vila_core.train.tensor_file import Written, write_tensors, write_text
-from vila_core.types import QUIET, Reporter
+from vila_core.types import QUIET, Mirror, Reporter
 
 SHARD_BYTES = 2 << 30  # bounds the memory of saving at once: one shard is held on the CPU
 _PARTIAL = ".partial-"
@@ -61,17 +65,35 @@ class Checkpoints:
         keep: int,
         keep_every: int = 0,
         background: bool = False,
+        mirror: Mirror | None = None,
         report: Reporter = QUIET,
     ) -> None:
         self.folder = folder
         self.keep, self.keep_every = keep, keep_every
+        self.mirror = mirror
         self.report = report
         self._staging = Staging() if background else None
         self._task = BackgroundTask()
         self._said = False
 
     def latest(self) -> Checkpoint | None:
-        """Return the newest complete checkpoint, or None. Damaged ones are told and passed over."""
+        """Return the newest complete checkpoint, or None. Damaged ones are told and passed over.
+
+        One that is newer in the mirror is fetched. Raises VilaError if the mirror can't be read.
+        """
+        if self.mirror is None:
+            return self._latest_here()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with _locked(self.folder):  # the ranks of one machine share the folder
+            here = self._latest_here()
+            for step in sorted(self.mirror.steps(), reverse=True):
+                if here is not None and step <= here.step:
+                    break
+                if self._fetch(self.mirror, step):
+                    return open_checkpoint(self._path(step))
+        return here
+
+    def _latest_here(self) -> Checkpoint | None:
         for step in sorted(self._steps(), reverse=True):
             path = self._path(step)
             problem = problem_of(path)
@@ -151,6 +173,37 @@ class Checkpoints:
         except OSError as error:
             shutil.rmtree(partial, ignore_errors=True)
             raise VilaError(_explain(error, self.folder, step)) from error
+        if self.mirror is not None:
+            self._push(self.mirror, step)
+
+    def _push(self, mirror: Mirror, step: int) -> None:
+        """Copy a checkpoint to the mirror. A failure is told, and no reason to stop training."""
+        try:
+            mirror.push(step, self._path(step))
+            old = expired(mirror.steps(), keep=self.keep, keep_every=self.keep_every)
+            for other in old:
+                mirror.remove(other)
+        except VilaError as error:
+            self.report.info(
+                f"checkpoint step-{step} is on this machine only: {error} Training goes on; the "
+                "next save tries again."
+            )
+
+    def _fetch(self, mirror: Mirror, step: int) -> bool:
+        """Copy a checkpoint from the mirror; return whether it is whole."""
+        target = self._path(step)
+        partial = self.folder / f"{_PARTIAL}{target.name}"
+        self._clear_partial()
+        mirror.pull(step, partial)
+        problem = problem_of(partial)
+        if problem is not None:
+            self.report.info(f"checkpoint {target.name} in the store is passed over: {problem}")
+            shutil.rmtree(partial, ignore_errors=True)
+            return False
+        shutil.rmtree(target, ignore_errors=True)  # a damaged one
+        partial.rename(target)
+        self.report.info(f"checkpoint {target.name} was fetched from the store, verified")
+        return True
 
     def _prune(self) -> None:
         for step in expired(self._steps(), keep=self.keep, keep_every=self.keep_every):
@@ -221,6 +274,17 @@ def _write_shards(folder: Path, kind: str, tensors: Tensors) -> list[Written]:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Let one process at a time in."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _sync_folder(path: Path) -> None:

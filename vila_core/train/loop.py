@@ -22,7 +22,7 @@ from vila_core.train.flops import FlopCounter, peak_flops
 from vila_core.train.metrics import Clock, StepCounts, Tally, cpu_seconds, memory_mib
 from vila_core.train.recompute import recomputing
 from vila_core.train.schedule import lr_factor
-from vila_core.types import QUIET, Batch, Reporter, StepSource
+from vila_core.types import QUIET, Batch, Mirror, Reporter, StepSource
 
 _KEYS_SHOWN = 50
 
@@ -70,6 +70,7 @@ def fit(
     out_dir: Path,
     report: Reporter = QUIET,
     pack_tokens: int | None = None,
+    mirror: Mirror | None = None,
 ) -> FitResult:
     """Train the unfrozen parameters of `model` in place for `config.steps` steps.
 
@@ -78,7 +79,8 @@ def fit(
     count. Checkpoints go to `out_dir/checkpoints`; the newest complete one there is continued, to
     the same bits as without the interruption (same engine and number of ranks, CPU). Build the
     model before the call the same way each time: seeds are set here, after it. `pack_tokens`, the
-    tokens that fit in a micro-batch, lets the metrics say how full they are.
+    tokens that fit in a micro-batch, lets the metrics say how full they are. `mirror` keeps
+    copies of the checkpoints, which another machine can continue.
 
     Raises UserError for a checkpoint of another training, VilaError for a loss or gradient that
     isn't finite (before the update, with the sample keys), for a step that supervises nothing and
@@ -88,7 +90,9 @@ def fit(
     model.train()
     try:
         with run_state.deterministic(config), recomputing(model, config):
-            training = _Training(model, source, config, loss_fn, out_dir, report, pack_tokens)
+            training = _Training(
+                model, source, config, loss_fn, out_dir, report, pack_tokens, mirror
+            )
             try:
                 return training.run()
             finally:
@@ -108,6 +112,7 @@ class _Training:
         out_dir: Path,
         report: Reporter,
         pack_tokens: int | None,
+        mirror: Mirror | None,
     ) -> None:
         self.source, self.config, self.loss_fn = source, config, loss_fn
         self.pack_tokens = pack_tokens
@@ -117,6 +122,7 @@ class _Training:
             keep=config.keep,
             keep_every=config.keep_every,
             background=config.save_in_background,
+            mirror=mirror,
             report=report,
         )
         saved = self.checkpoints.latest()

@@ -1,0 +1,89 @@
+"""Checkpoints in the store: while a task trains on another machine's disk, and those that stay.
+
+    checkpoints/<task key>/step-N/{weights-*,optimizer-*}.safetensors state.json manifest.json
+
+In a directory store the work folder is in the store already; only what stays is moved here.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from vila_core.store import Store, open_store
+from vila_core.store.artifacts import MANIFEST
+from vila_core.types import Mirror
+
+
+@dataclass(frozen=True)
+class StoreMirror:
+    """The `Mirror` of a task in a remote store. Holds no connection, so it can be pickled."""
+
+    uri: str
+    key: str
+
+    def steps(self) -> list[int]:
+        """See `Mirror`."""
+        found = []
+        for name in open_store(self.uri).list(f"{checkpoints_of(self.key)}/"):
+            *_, folder, file = name.split("/")
+            step = folder.removeprefix("step-")
+            if file == MANIFEST and step.isdigit():
+                found.append(int(step))
+        return sorted(found)
+
+    def push(self, step: int, folder: Path) -> None:
+        """See `Mirror`."""
+        store = open_store(self.uri)
+        self.remove(step)  # what an interrupted push left
+        for path in sorted(folder.iterdir(), key=lambda path: (path.name == MANIFEST, path.name)):
+            store.upload(f"{self._place(step)}/{path.name}", path)
+
+    def pull(self, step: int, folder: Path) -> None:
+        """See `Mirror`."""
+        store = open_store(self.uri)
+        for name in store.children(self._place(step)):
+            store.download(f"{self._place(step)}/{name}", folder / name)
+
+    def remove(self, step: int) -> None:
+        """See `Mirror`."""
+        store = open_store(self.uri)
+        names = store.children(self._place(step))
+        for name in sorted(names, key=lambda name: (name != MANIFEST, name)):
+            store.delete(f"{self._place(step)}/{name}")
+
+    def _place(self, step: int) -> str:
+        return f"{checkpoints_of(self.key)}/step-{step}"
+
+
+def checkpoints_of(key: str) -> str:
+    """Return the store's folder for the checkpoints of a task key."""
+    return f"checkpoints/{key}"
+
+
+def mirror_of(store: Store, key: str) -> Mirror | None:
+    """Return the mirror of a task, None where its work folder is in the store."""
+    return None if store.local_path(checkpoints_of(key)) else StoreMirror(store.uri, key)
+
+
+def settle(store: Store, key: str, work: Path, keep_every: int) -> None:
+    """After success, leave in the store the checkpoints that stay for ever, and no others."""
+    mirror = mirror_of(store, key)
+    if mirror is not None:
+        for step in mirror.steps():
+            if not _stays(step, keep_every):
+                mirror.remove(step)
+        return
+    folder = store.local_path(checkpoints_of(key))
+    assert folder is not None
+    for path in (work / "checkpoints").glob("step-*"):
+        step = path.name.removeprefix("step-")
+        if step.isdigit() and _stays(int(step), keep_every):
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(folder / path.name, ignore_errors=True)  # of an earlier computation
+            path.rename(folder / path.name)
+
+
+def _stays(step: int, keep_every: int) -> bool:
+    return keep_every > 0 and step % keep_every == 0

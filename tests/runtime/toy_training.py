@@ -1,0 +1,53 @@
+"""A stage that trains the tiny model slowly enough to be killed on the way."""
+
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+
+from tests.train.tiny import TinyModel, TinySource, tiny_loss
+from vila_core.config import Frozen
+from vila_core.train.config import TrainConfig
+from vila_core.train.loop import fit
+from vila_core.types import QUIET, Batch, Mirror, Reporter, StageResult
+
+
+class Config(Frozen):
+    seconds: float = 0.0
+    train: TrainConfig = TrainConfig(steps=30, lr=0.02, save_every=2, keep_every=10)
+
+
+class Slow(TinySource):
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.seconds = seconds
+
+    def steps(self, state: Mapping[str, Any]) -> Iterator[tuple[list[Batch], dict[str, Any]]]:
+        for step in super().steps(state):
+            time.sleep(self.seconds)
+            yield step
+
+
+def run(
+    config: Config,
+    inputs: Mapping[str, Path],
+    out_dir: Path,
+    report: Reporter = QUIET,
+    mirror: Mirror | None = None,
+) -> StageResult:
+    model, source = TinyModel(), Slow(config.seconds)
+    done = fit(
+        model,
+        source,
+        config.train,
+        loss_fn=tiny_loss,
+        out_dir=out_dir,
+        report=report,
+        mirror=mirror,
+    )
+    folder = out_dir / "result"
+    folder.mkdir(exist_ok=True)
+    save_file(dict(model.state_dict()), folder / "model.safetensors")
+    return StageResult({"result": folder}, {"resumed_from": float(done.resumed_from or 0)})
