@@ -1,7 +1,8 @@
 """Which sample comes next: a pure function of the seed, the weights and the samples' lengths.
 
-Every draw goes to the source that is furthest behind its share *in tokens* (the signed deficit;
-with the absolute one a source that is ahead would keep being chosen). Within a source, samples come
+Every draw goes to the source that has had the fewest tokens for its share: the least of tokens
+drawn / share. Realised shares so stay within a sample of the asked ones, all along. When a source
+is used up (its repeat limit), the others go on in their proportions. Within a source, samples come
 in a fresh permutation per epoch. Sources don't know of each other: adding one reorders no other.
 """
 
@@ -26,15 +27,33 @@ class Draw(NamedTuple):
 
 @dataclass(frozen=True)
 class Source:
-    """A named list of samples by their lengths in tokens (N,)."""
+    """A named list of samples by their lengths in tokens (N,).
+
+    `counted` (N,) is what the mixture's shares count, the lengths if not given; it may be zero for
+    some samples, not for all. `max_epochs` is how often the source may be drawn through.
+    """
 
     name: str
     lengths: np.ndarray
+    counted: np.ndarray | None = None
+    max_epochs: float | None = None
+
+    @property
+    def counts(self) -> np.ndarray:
+        """What the shares count, per sample (N,)."""
+        return self.lengths if self.counted is None else self.counted
+
+    @property
+    def max_draws(self) -> int | None:
+        """How many draws `max_epochs` allows, at least one; None without a limit."""
+        if self.max_epochs is None:
+            return None
+        return max(1, int(self.max_epochs * len(self.lengths) + 1e-6))
 
 
 @dataclass(frozen=True)
 class Cursor:
-    """How far each source has been drawn: its whole state."""
+    """How far each source has been drawn: its whole state. `tokens` are those that shares count."""
 
     draws: tuple[int, ...]
     tokens: tuple[int, ...]
@@ -46,12 +65,15 @@ class Mixture:
     def __init__(self, sources: Sequence[Source], weights: Sequence[float], seed: int) -> None:
         if len(sources) != len(weights) or not sources:
             raise ValueError(f"{len(sources)} sources with {len(weights)} weights")
+        for source in sources:
+            if not source.counts.sum() > 0:
+                raise ValueError(f"source '{source.name}' has no token to count")
         total = float(sum(weights))
         self.sources = tuple(sources)
         self.shares = tuple(weight / total for weight in weights)
-        self._lengths = [source.lengths.tolist() for source in sources]
         self._seeds = [[seed, _number(source.name)] for source in sources]
-        self._orders: list[tuple[int, list[int]]] = [(-1, [])] * len(sources)
+        self._means = [float(source.counts.mean()) for source in sources]
+        self._orders: list[dict[int, np.ndarray]] = [{} for _ in sources]
 
     def start(self) -> Cursor:
         """Return the cursor before the first draw."""
@@ -59,32 +81,80 @@ class Mixture:
         return Cursor(zeros, zeros)
 
     def draw(self, cursor: Cursor, count: int) -> tuple[list[Draw], Cursor]:
-        """Return the next `count` draws and the cursor after them."""
+        """Return the next `count` draws and the cursor after them.
+
+        There are fewer only when every source has come to its limit.
+        """
+        sources_D, samples_D, after = self.draw_arrays(cursor, count)
+        return list(map(Draw, sources_D.tolist(), samples_D.tolist())), after
+
+    def draw_arrays(self, cursor: Cursor, count: int) -> tuple[np.ndarray, np.ndarray, Cursor]:
+        """Return what `draw` does as numbers of sources and of samples (D,)."""
+        caps = [self._left(number, drawn, count) for number, drawn in enumerate(cursor.draws)]
+        ahead = [tokens / share for tokens, share in zip(cursor.tokens, self.shares, strict=True)]
+        open_ = [number for number, cap in enumerate(caps) if cap]
+        if not open_:
+            empty = np.zeros(0, dtype=np.int64)
+            return empty, empty, cursor
+        # Every draw has a time: tokens drawn from its source so far / share. Draws go by time, so
+        # look at each source up to a time by which `count` draws are expected, later if too few.
+        rate = sum(self.shares[number] / self._means[number] for number in open_)
+        begin = min(ahead[number] for number in open_)
+        span = count / rate
+        while True:
+            rows, horizon = [], np.inf
+            for number in open_:
+                expected = (begin + span - ahead[number]) * self.shares[number]
+                expected = max(0, int(1.05 * expected / self._means[number])) + 4
+                rows.append(self._upcoming(number, cursor, min(expected, caps[number])))
+                if expected < caps[number]:
+                    horizon = min(horizon, float(rows[-1][1][-1]))
+            times = np.concatenate([times_D[:-1] for _, times_D in rows])
+            if np.count_nonzero(times < horizon) >= min(count, sum(caps)):
+                break
+            span *= 2
+        # Stable: of equal times the earlier source's draws come first.
+        chosen_D = np.argsort(times, kind="stable")[:count]
+        sizes = [len(samples_D) for samples_D, _ in rows]
+        sources_D = np.repeat(np.array(open_), sizes)[chosen_D]
+        samples_D = np.concatenate([samples_D for samples_D, _ in rows])[chosen_D]
         draws, tokens = list(cursor.draws), list(cursor.tokens)
-        result = []
-        numbers = range(1, len(draws))
-        shares, total = self.shares, sum(tokens)
-        for _ in range(count):
-            source, most = 0, shares[0] * total - tokens[0]
-            for number in numbers:
-                behind = shares[number] * total - tokens[number]
-                if behind > most:
-                    source, most = number, behind
-            lengths = self._lengths[source]
-            epoch, place = divmod(draws[source], len(lengths))
-            if self._orders[source][0] != epoch:
-                self._orders[source] = (epoch, self.order(source, epoch).tolist())
-            sample = self._orders[source][1][place]
-            draws[source] += 1
-            tokens[source] += lengths[sample]
-            total += lengths[sample]
-            result.append(Draw(source, sample))
-        return result, Cursor(tuple(draws), tuple(tokens))
+        for number, (row_D, _) in zip(open_, rows, strict=True):
+            taken = int(np.count_nonzero(sources_D == number))
+            draws[number] += taken
+            tokens[number] += int(self.sources[number].counts[row_D[:taken]].sum(dtype=np.int64))
+        return sources_D, samples_D, Cursor(tuple(draws), tuple(tokens))
+
+    def _left(self, number: int, drawn: int, count: int) -> int:
+        limit = self.sources[number].max_draws
+        return count if limit is None else min(count, max(0, limit - drawn))
+
+    def _upcoming(self, number: int, cursor: Cursor, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the source's next samples (count,), and the times of them and of the one after."""
+        size, start, pieces = len(self.sources[number].lengths), cursor.draws[number], []
+        while count:
+            epoch, place = divmod(start, size)
+            pieces.append(self._order(number, epoch)[place : place + count])
+            start, count = start + len(pieces[-1]), count - len(pieces[-1])
+        samples_D = np.concatenate(pieces)
+        tokens_D = np.empty(len(samples_D) + 1, dtype=np.int64)
+        tokens_D[0] = cursor.tokens[number]
+        np.cumsum(self.sources[number].counts[samples_D], dtype=np.int64, out=tokens_D[1:])
+        tokens_D[1:] += cursor.tokens[number]
+        return samples_D, tokens_D / self.shares[number]
+
+    def _order(self, number: int, epoch: int) -> np.ndarray:
+        orders = self._orders[number]
+        if epoch not in orders:
+            for old in [known for known in orders if known < epoch - 1 or known > epoch]:
+                del orders[old]  # a window may reach from one epoch into the next
+            orders[epoch] = self.order(number, epoch)
+        return orders[epoch]
 
     def order(self, source: int, epoch: int) -> np.ndarray:
         """Return the permutation of a source's samples in an epoch."""
         rng = np.random.default_rng([*self._seeds[source], epoch])
-        return rng.permutation(len(self._lengths[source]))
+        return rng.permutation(len(self.sources[source].lengths))
 
 
 def check_weights(weights: Mapping[str, float], known: Sequence[str]) -> dict[str, float]:

@@ -51,7 +51,7 @@ class PlanState:
 
 
 class Planner:
-    """Turns a mixture into an endless row of packs.
+    """Turns a mixture into a row of packs, which ends only where the mixture does.
 
     `images[s]` are the image counts (N,) of source s. A sample that alone is over a budget must
     have been refused before; here it is a ValueError.
@@ -68,8 +68,8 @@ class Planner:
         seed: int,
     ) -> None:
         self.mixture = mixture
-        self._lengths = [source.lengths.tolist() for source in mixture.sources]
-        self._images = [counts.tolist() for counts in images]
+        self._lengths = [source.lengths for source in mixture.sources]
+        self._images = list(images)
         self._budget = (pack_tokens, pack_images)
         self._window, self._seed = window, seed
 
@@ -78,13 +78,24 @@ class Planner:
         return PlanState(self.mixture.start())
 
     def packs(self, state: PlanState) -> Iterator[tuple[Pack, PlanState]]:
-        """Yield packs from `state` on, each with the state after it, for ever."""
+        """Yield packs from `state` on, each with the state after it."""
         cursor, window, taken, number = state.cursor, state.window, state.taken, state.packs
         while True:
-            draws, after = self.mixture.draw(cursor, self._window)
-            bins = self._plan(draws, window)
+            sources_D, samples_D, after = self.mixture.draw_arrays(cursor, self._window)
+            if not len(samples_D):
+                return
+            lengths = _look_up(self._lengths, sources_D, samples_D)
+            images = _look_up(self._images, sources_D, samples_D)
+            draws = list(map(Draw, sources_D.tolist(), samples_D.tolist()))
+            bins = self._plan(lengths, images, window)
             for place in range(taken, len(bins)):
-                pack = self._pack(number, [draws[item] for item in bins[place]])
+                items = bins[place]
+                pack = Pack(
+                    number,
+                    tuple([draws[item] for item in items]),
+                    sum([lengths[item] for item in items]),
+                    sum([images[item] for item in items]),
+                )
                 number += 1
                 last = place + 1 == len(bins)
                 yield (
@@ -95,21 +106,22 @@ class Planner:
                 )
             cursor, window, taken = after, window + 1, 0
 
-    def _plan(self, draws: Sequence[Draw], window: int) -> list[list[int]]:
-        lengths = [self._lengths[source][sample] for source, sample in draws]
-        images = [self._images[source][sample] for source, sample in draws]
+    def _plan(self, lengths: list[int], images: list[int], window: int) -> list[list[int]]:
         bins = pack_window(lengths, images, *self._budget)
         # Planning leaves the long samples in the first packs and the emptiest pack at the end.
         order = np.random.default_rng([self._seed, window]).permutation(len(bins))
         return [bins[place] for place in order.tolist()]
 
-    def _pack(self, number: int, draws: list[Draw]) -> Pack:
-        return Pack(
-            number,
-            tuple(draws),
-            sum(self._lengths[source][sample] for source, sample in draws),
-            sum(self._images[source][sample] for source, sample in draws),
-        )
+
+def _look_up(
+    columns: Sequence[np.ndarray], sources_D: np.ndarray, samples_D: np.ndarray
+) -> list[int]:
+    """Return each draw's entry in its source's column."""
+    found_D = np.empty(len(samples_D), dtype=np.int64)
+    for number, column in enumerate(columns):
+        of_it = np.flatnonzero(sources_D == number)
+        found_D[of_it] = column[samples_D[of_it]]
+    return found_D.tolist()
 
 
 def deal(packs: Sequence[Pack], world: int) -> list[list[Pack]]:
