@@ -1,7 +1,7 @@
 """Packing: our planner against a greedy knapsack, on a mix like VILA's, by fill and by speed.
 
 `ours` is `vila_core.data.binpack.pack_window`. `best-fit decreasing` is the textbook method, which
-it takes where that needs fewer packs. `greedy knapsack` is our own writing of the idea that nanoVLM
+it tries where packs could be fewer. `greedy knapsack` is our own writing of the idea that nanoVLM
 uses: five packs more than the totals need, longest sample first, each into the pack that holds the
 least and has room. `next fit` packs in the order of arrival, `padded` pads batches of 8 to their
 longest.

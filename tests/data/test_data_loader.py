@@ -203,6 +203,57 @@ def test_realised_shares(corpora: Corpora) -> None:
     assert fresh["coyo"]["tokens_share"] == 0
 
 
+def test_shares_of_supervised_tokens(corpora: Corpora) -> None:
+    source = loader(corpora, mixture_by="supervised")
+    _, state = next(itertools.islice(source.plan(source.initial_state()), 300, None))
+    realised = source.realised(state)
+    for name, weight in WEIGHTS.items():
+        assert realised[name]["supervised_share"] == pytest.approx(weight, abs=0.005)
+    assert abs(realised["coyo"]["tokens_share"] - 0.5) > 0.01, "the modes differ on these corpora"
+    lines = source.table(state)
+    assert len(lines) == 4
+    assert len({len(line) for line in lines}) == 1
+    assert lines[1].startswith("mixture by supervised tokens: coyo")
+    assert "50.00%" in lines[1]
+    assert f"{realised['coyo']['epochs']:.2f}" in lines[1]
+
+
+def test_a_corpus_without_supervision_has_no_share_of_it(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path, "coyo", captions("coyo", 5))
+    corpus.index.num_supervised[:] = 0
+    with pytest.raises(UserError, match=r"mixture\.coyo: no token of this corpus is supervised"):
+        loader({"coyo": corpus}, weights={"coyo": 1}, mixture_by="supervised")
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_limited_mixture_ends_and_says_so(corpora: Corpora, num_workers: int) -> None:
+    limits = {"coyo": 2, "mmc4": 0.5, "flan": 1.25}
+    source = loader(corpora, max_epochs=limits, num_workers=num_workers)
+    steps = sum(1 for _ in source.plan(source.initial_state()))
+    rows = source.steps(source.initial_state())
+    taken = list(itertools.islice(rows, steps))
+    with pytest.raises(UserError, match="no more data: coyo has 60 samples for 2 epochs"):
+        next(rows)
+    realised = source.realised(taken[-1][1])
+    assert all(realised[name]["epochs"] <= limit for name, limit in limits.items())
+    assert realised["coyo"]["samples"] > 100, "only the unfinished last step is missing"
+    source.check_enough(steps)
+    with pytest.raises(UserError) as caught:
+        source.check_enough(steps + 1)
+    text = str(caught.value)
+    assert f"max_epochs: {steps + 1} steps need {4 * (steps + 1)} packs" in text
+    assert f"({steps} steps): coyo has 60 samples for 2 epochs, flan has" in text
+
+
+def test_one_corpus_without_a_limit_is_enough(corpora: Corpora) -> None:
+    source = loader(corpora, max_epochs={"coyo": 1, "mmc4": 1})
+    source.check_enough(10**9)
+    _, state = next(itertools.islice(source.plan(source.initial_state()), 100, None))
+    realised = source.realised(state)
+    assert realised["coyo"]["epochs"] == realised["mmc4"]["epochs"] == 1
+    assert realised["flan"]["epochs"] > 5
+
+
 def test_nothing_is_dropped(corpora: Corpora) -> None:
     """After an epoch's worth of draws every sample was in a batch."""
     source = loader(corpora, weights={"mmc4": 1}, window=30)
@@ -233,6 +284,8 @@ def test_the_fingerprint_tells_what_decides_the_order(corpora: Corpora) -> None:
         {"pack_tokens": 121},
         {"pack_images": 13},
         {"weights": WEIGHTS | {"coyo": 0.6}},
+        {"mixture_by": "supervised"},
+        {"max_epochs": {"coyo": 3}},
         {"encoder": encoder(tokens_per_image=3)},
     ):
         assert loader(corpora, **other).fingerprint != base

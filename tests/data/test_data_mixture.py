@@ -56,6 +56,73 @@ def test_the_deficit_stays_below_one_sample_all_along() -> None:
         assert max(map(abs, behind)) <= 2 * 500
 
 
+@given(SOURCES, st.integers(0, 2**31))
+@settings(max_examples=25, deadline=None)
+def test_shares_may_count_something_else_than_lengths(
+    shapes: list[tuple[int, int, int]], seed: int
+) -> None:
+    """As with supervised tokens: zero for some samples, and another mean than the lengths."""
+    sources = []
+    for number, (count, low, more) in enumerate(shapes):
+        plain = source(f"s{number}", count, low, low + more)
+        counted = plain.lengths // np.random.default_rng(seed).integers(1, 9, size=count)
+        counted[0] = max(counted[0], 1)
+        sources.append(Source(plain.name, plain.lengths, counted))
+    mixture = Mixture(sources, [n + 1 for n in range(len(sources))], seed)
+    draws, cursor = mixture.draw(mixture.start(), 10_000)
+    found = Counter[int]()
+    for number, sample in draws:
+        found[number] += int(sources[number].counts[sample])
+    assert [found[n] for n in range(len(sources))] == list(cursor.tokens)
+    longest = max(int(one.counts.max()) for one in sources)
+    for number, share in enumerate(mixture.shares):
+        assert abs(cursor.tokens[number] - share * sum(cursor.tokens)) <= 2 * longest + 1
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 60), st.floats(0.1, 4)), min_size=2, max_size=4),
+    st.integers(1, 300),
+)
+@settings(max_examples=40, deadline=None)
+def test_limits_end_sources_and_the_others_keep_their_proportions(
+    shapes: list[tuple[int, float]], piece: int
+) -> None:
+    sources = [
+        Source(f"s{n}", source(f"s{n}", count, 3, 30).lengths, max_epochs=limit)
+        for n, (count, limit) in enumerate(shapes)
+    ]
+    mixture = Mixture(sources, [1] * len(sources), seed=0)
+    limits = [max(1, int(limit * count + 1e-6)) for count, limit in shapes]
+    cursor, found = mixture.start(), []
+    while True:
+        draws, cursor = mixture.draw(cursor, piece)
+        found += draws
+        if len(draws) < piece:
+            break
+    assert list(cursor.draws) == limits
+    assert Counter(draw.source for draw in found) == dict(enumerate(limits))
+    assert mixture.draw(cursor, piece) == ([], cursor)
+    tokens, drawn = [0] * len(sources), [0] * len(sources)
+    for number, sample in found:
+        tokens[number] += int(sources[number].lengths[sample])
+        drawn[number] += 1
+        going = [t for t, d, limit in zip(tokens, drawn, limits, strict=True) if d < limit]
+        assert not going or max(going) - min(going) <= 2 * 30
+
+
+def test_a_source_with_nothing_to_count_is_refused() -> None:
+    with pytest.raises(ValueError, match="'a' has no token to count"):
+        Mixture([Source("a", np.ones(3, dtype=int), np.zeros(3, dtype=int))], [1], 0)
+
+
+def test_small_sources_repeat_within_one_draw() -> None:
+    mixture = Mixture([source("a", 2, 5, 5), source("b", 4000, 5, 5)], [1, 1], seed=0)
+    draws, _ = mixture.draw(mixture.start(), 1000)
+    row = [draw.sample for draw in draws if draw.source == 0]
+    assert len(row) == 500
+    assert all({row[n], row[n + 1]} == {0, 1} for n in range(0, 500, 2))
+
+
 def test_an_epoch_holds_every_sample_once_and_epochs_differ() -> None:
     sources = [source("a", 37, 3, 9), source("b", 11, 3, 9)]
     mixture = Mixture(sources, [1, 1], seed=3)

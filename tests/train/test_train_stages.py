@@ -123,6 +123,10 @@ def test_the_stages_follow_each_other_and_train_their_parts(
     folder = aligned.outputs["model"]
     assert aligned.metrics["loss"] < aligned.metrics["loss_first"]
     assert aligned.metrics["tokens_share/coyo"] == 1
+    assert aligned.metrics["supervised_share/coyo"] == 1
+    table = [line.split() for line in report.lines if line.startswith("mixture")]
+    assert table[0][1:4] == ["corpus", "asked", "realised"]
+    assert table[1][1:4] == ["coyo", "100.00%", "100.00%"]
     assert any(line.startswith("trains projector") for line in report.lines)
     assert 0 < report.rows[-1][1]["pack_fill"] <= 1
     before = weights(parts["language_model"])
@@ -177,6 +181,14 @@ def test_deepspeed_trains_the_vlm_to_the_same_bytes(parts: dict[str, Path], tmp_
         torch.testing.assert_close(weights(zero3)[name], value, rtol=1e-3, atol=1e-5)
 
 
+def test_too_little_data_is_told_before_training(parts: dict[str, Path], tmp_path: Path) -> None:
+    chosen = config(align).model_copy(update={"max_epochs": {"coyo": 0.1}})
+    report = Recorder()
+    with pytest.raises(UserError, match=r"12 steps need .* but the mixture ends after"):
+        align.run(chosen, parts, tmp_path, report)
+    assert not report.rows
+
+
 def test_an_unknown_corpus_is_the_users_mistake(parts: dict[str, Path], tmp_path: Path) -> None:
     chosen = config(align).model_copy(update={"mixture": {"coyoo": 1.0}})
     with pytest.raises(UserError, match=r"mixture\.coyoo.*did you mean 'coyo'"):
@@ -190,6 +202,9 @@ def test_an_unknown_corpus_is_the_users_mistake(parts: dict[str, Path], tmp_path
     [
         ({"mixture": {}}, "mixture: .*at least one corpus"),
         ({"mixture": {"coyo": 0}}, "the weight of 'coyo' is 0"),
+        ({"mixture_by": "samples"}, "mixture_by"),
+        ({"max_epochs": {"coio": 2}}, r"max_epochs\.coio: the mixture has no corpus"),
+        ({"max_epochs": {"flan": 0}}, r"max_epochs\.flan: 0.* is no number of epochs above zero"),
         ({"trains": ["projektor"]}, "trains"),
         ({"train": {"steps": 5, "lr": 1, "stepz": 3}}, r"train.stepz: unknown key; did you mean"),
     ],

@@ -5,8 +5,8 @@ that what is left stays as varied as the whole, and ends with two items that fil
 last token. Which lengths are left is one integer with a bit per length; the pairs that add up to a
 room are then one shift and one AND of it with its mirror image, whatever the number of items.
 
-Where that needs more packs than the totals would allow, best-fit decreasing is tried too (the
-largest item first, each into the fullest pack with room), and the plan with fewer packs is taken.
+Where that needs over 1% more packs than the totals would allow, best-fit decreasing is tried too
+(the largest item first, each into the fullest pack with room), and the plan with fewer is taken.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from bisect import bisect_left, insort
 from collections.abc import Sequence
 
 _PAIR_FROM = 2.5  # mean lengths of room at which to look for the closing pair; best of 1.5 to 4
+_CLOSE_ENOUGH = 1.01  # packs over the fewest possible from which another way is tried
 _SLACK = 48  # tokens that a closing pair may leave empty
 
 
@@ -36,7 +37,7 @@ def pack_window(
             )
     fewest = max(-(-sum(lengths) // pack_tokens), -(-sum(images) // max(pack_images, 1)))
     packs = exact_fit(lengths, images, pack_tokens, pack_images)
-    if len(packs) > fewest:
+    if len(packs) > _CLOSE_ENOUGH * fewest:
         other = best_fit(lengths, images, pack_tokens, pack_images)
         packs = other if len(other) < len(packs) else packs
     return [sorted(pack) for pack in packs]

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -39,11 +40,13 @@ _COUNTED = ("samples", "tokens", "supervised", "images")
 class PackLoader:
     """The `StepSource` of the stages that train the VLM.
 
-    `weights` are shares of tokens (text and image places together) by corpus name; corpora without
-    one stay out. Each corpus is written out by the template it was counted with. A step has
-    `packs_per_step` packs over all ranks. A pack has at most `pack_tokens` tokens and `pack_images`
-    images; packs are planned per `window` draws, and no token is dropped. Without `window`, it is
-    as many draws as should fill 32 packs: the last pack of each window is not full.
+    `weights` are shares by corpus name, of `mixture_by`: tokens (text and image places together) or
+    supervised tokens; corpora without one stay out. `max_epochs` says how often a corpus may be
+    drawn through; after that the others share its weight. Each corpus is written out by the
+    template it was counted with. A step has `packs_per_step` packs over all ranks. A pack has at
+    most `pack_tokens` tokens and `pack_images` images; packs are planned per `window` draws, and no
+    token is dropped. Without `window`, it is as many draws as should fill 32 packs: the last pack
+    of each window is not full.
 
     Raises UserError for an unknown corpus, for a sample that is larger than a pack, and when
     `packs_per_step` can't be dealt evenly to `world` ranks.
@@ -60,6 +63,8 @@ class PackLoader:
         pack_images: int,
         packs_per_step: int,
         window: int | None = None,
+        mixture_by: Literal["tokens", "supervised"] = "tokens",
+        max_epochs: Mapping[str, float] | None = None,
         seed: int = 0,
         rank: int = 0,
         world: int = 1,
@@ -79,7 +84,10 @@ class PackLoader:
         for corpus, tokens_N, images_N in zip(used, lengths, images, strict=True):
             _check_fit(corpus, tokens_N, pack_tokens, "tokens", "pack_tokens")
             _check_fit(corpus, images_N, pack_images, "images", "pack_images")
-        sources = [Source(name, tokens_N) for name, tokens_N in zip(chosen, lengths, strict=True)]
+        sources = [
+            _source(corpus, name, tokens_N, mixture_by, (max_epochs or {}).get(name))
+            for corpus, name, tokens_N in zip(used, chosen, lengths, strict=True)
+        ]
         mixture = Mixture(sources, list(chosen.values()), seed)
         window = window or _draws_for(_WINDOW_PACKS, mixture, images, pack_tokens, pack_images)
         self._planner = Planner(
@@ -96,6 +104,8 @@ class PackLoader:
             )
             for corpus, tokens_N, images_N in zip(used, lengths, images, strict=True)
         ]
+        self.mixture_by, self.asked = mixture_by, dict(zip(chosen, mixture.shares, strict=True))
+        self._pack_tokens = pack_tokens
         self._dataset = _Packs(used, encoder, lengths, image_transform)
         self._packs_per_step = packs_per_step
         self._rank, self._world, self._num_workers = rank, world, num_workers
@@ -106,6 +116,8 @@ class PackLoader:
                 "weights": list(chosen.items()),
                 "tokens_per_image": encoder.tokens_per_image,
                 "plan": _PLAN_VERSION,
+                "mixture_by": mixture_by,
+                "max_epochs": [(source.name, source.max_epochs) for source in sources],
                 "pack": [pack_tokens, pack_images, window],
                 "seed": seed,
             }
@@ -129,30 +141,81 @@ class PackLoader:
             generator=torch.Generator().manual_seed(0),
         )
         batches = iter(loader)
-        while True:
-            step = [_unwrap(next(batches))]
+        for first in batches:
+            step = [_unwrap(first)]
             count, after = planned.popleft()
             step += [_unwrap(next(batches)) for _ in range(count - 1)]
             yield step, after
+        raise UserError(f"the mixture has no more data: {self._limits()}.")
 
     def plan(self, state: Mapping[str, Any]) -> Iterator[tuple[list[Pack], State]]:
         """Yield the packs of each step, over all ranks in global order, and the state after it."""
-        consumed = [[state["consumed"][name][kind] for kind in _COUNTED] for name in self.names]
+        consumed = [
+            np.array([state["consumed"][name][kind] for kind in _COUNTED]) for name in self.names
+        ]
         packs = self._planner.packs(PlanState.from_json(state["plan"]))
-        while True:
-            step, after = [], None
-            for _ in range(self._packs_per_step):
-                pack, after = next(packs)
-                step.append(pack)
+        while len(step := list(islice(packs, self._packs_per_step))) == self._packs_per_step:
+            samples: list[list[int]] = [[] for _ in self.names]
+            for pack, _ in step:
                 for source, sample in pack.draws:
-                    row = self._counts[source][sample].tolist()
-                    consumed[source] = [a + b for a, b in zip(consumed[source], row, strict=True)]
-            assert after is not None
+                    samples[source].append(sample)
+            for source, some in enumerate(samples):
+                consumed[source] = consumed[source] + self._counts[source][some].sum(axis=0)
             counted = {
-                name: dict(zip(_COUNTED, row, strict=True))
+                name: dict(zip(_COUNTED, row.tolist(), strict=True))
                 for name, row in zip(self.names, consumed, strict=True)
             }
-            yield step, {"plan": after.to_json(), "consumed": counted}
+            _, after = step[-1]
+            yield [pack for pack, _ in step], {"plan": after.to_json(), "consumed": counted}
+
+    def check_enough(self, steps: int) -> None:
+        """Raise UserError if repeat limits end the data before `steps` steps are done."""
+        limits = [source.max_draws for source in self._planner.mixture.sources]
+        needed = steps * self._packs_per_step
+        if None in limits:
+            return
+        tokens = sum(
+            float(source.lengths.mean()) * (source.max_draws or 0)
+            for source in self._planner.mixture.sources
+        )
+        if tokens >= 1.01 * needed * self._pack_tokens:  # surely: no pack holds more
+            return
+        found = sum(1 for _ in islice(self._planner.packs(self._planner.start()), needed))
+        if found < needed:
+            raise UserError(
+                f"max_epochs: {steps} steps need {needed:,} packs, but the mixture ends after "
+                f"{found:,} packs ({found // self._packs_per_step:,} steps): {self._limits()}.\n"
+                "  fix: fewer train.steps, more max_epochs, or a corpus without a limit."
+            )
+
+    def _limits(self) -> str:
+        return ", ".join(
+            f"{source.name} has {len(source.lengths):,} samples for {source.max_epochs:g} epochs"
+            for source in self._planner.mixture.sources
+            if source.max_epochs is not None
+        )
+
+    def table(self, state: Mapping[str, Any]) -> list[str]:
+        """Return lines that tell, per corpus, the asked and the realised share up to `state`."""
+        rows = [("corpus", "asked", "realised", "tokens", "supervised", "epochs")]
+        for name, found in self.realised(state).items():
+            rows.append(
+                (
+                    name,
+                    f"{self.asked[name]:.2%}",
+                    f"{found[f'{self.mixture_by}_share']:.2%}",
+                    f"{found['tokens']:,.0f}",
+                    f"{found['supervised']:,.0f}",
+                    f"{found['epochs']:.2f}",
+                )
+            )
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        title = "mixture by supervised tokens" if self.mixture_by == "supervised" else "mixture"
+        return [
+            f"{title}: {row[0]:<{widths[0]}}"
+            + "".join(f"  {cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True))
+            for row in rows
+        ]
 
     def realised(self, state: Mapping[str, Any]) -> dict[str, dict[str, float]]:
         """Return what was consumed up to `state`, per corpus: counts, epochs and shares.
@@ -237,16 +300,29 @@ def _unwrap(batch: Batch | VilaError) -> Batch:
     return batch
 
 
+def _source(
+    corpus: Corpus, name: str, tokens_N: np.ndarray, by: str, max_epochs: float | None
+) -> Source:
+    counted = corpus.index.num_supervised if by == "supervised" else None
+    if counted is not None and not counted.any():
+        raise UserError(
+            f"mixture.{name}: no token of this corpus is supervised, so it can't have a share of "
+            "supervised tokens.\n  fix: mixture_by: tokens, or leave the corpus out."
+        )
+    return Source(name, tokens_N, counted, max_epochs)
+
+
 def _draws_for(
     packs: int, mixture: Mixture, images: Sequence[np.ndarray], pack_tokens: int, pack_images: int
 ) -> int:
     """Return how many draws are expected to fill `packs` packs, by tokens or by images."""
-    draws, shown = 0.0, 0.0  # per token
+    draws, tokens, shown = 0.0, 0.0, 0.0  # per token that the shares count
     for source, share, images_N in zip(mixture.sources, mixture.shares, images, strict=True):
-        per_token = 1 / float(source.lengths.mean())
-        draws += share * per_token
-        shown += share * per_token * float(images_N.mean())
-    per_pack = max(draws * min(pack_tokens, pack_images / max(shown, 1e-9)), 1.0)
+        of_it = share / float(source.counts.mean())
+        draws += of_it
+        tokens += of_it * float(source.lengths.mean())
+        shown += of_it * float(images_N.mean())
+    per_pack = max(draws * min(pack_tokens / tokens, pack_images / max(shown, 1e-9)), 1.0)
     return max(1, round(packs * per_pack))
 
 

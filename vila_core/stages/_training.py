@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from vila_core.config import Frozen
 from vila_core.errors import UserError, require
@@ -31,7 +31,14 @@ class TrainingConfig(Frozen):
 
     trains: tuple[Part, ...] = Field(description="the parts that train; the others stay frozen")
     mixture: Mapping[str, float] = Field(
-        description="corpora of the prepared data, with their weights in tokens"
+        description="corpora of the prepared data, with their weights"
+    )
+    mixture_by: Literal["tokens", "supervised"] = Field(
+        default="tokens", description="what a weight counts: all tokens or supervised ones"
+    )
+    max_epochs: Mapping[str, float] = Field(
+        default={},
+        description="how often a corpus may be repeated; afterwards the others share its weight",
     )
     pack_tokens: int = Field(
         default=1024, gt=0, description="tokens per pack, image tokens included"
@@ -52,6 +59,15 @@ class TrainingConfig(Frozen):
             if not weight > 0:
                 raise ValueError(f"the weight of '{name}' is {weight}; weights are above zero")
         return mixture
+
+    @model_validator(mode="after")
+    def _limits_name_the_mixture(self) -> TrainingConfig:
+        for name, limit in self.max_epochs.items():
+            if name not in self.mixture:
+                raise ValueError(f"max_epochs.{name}: the mixture has no corpus '{name}'")
+            if not 0 < limit < float("inf"):
+                raise ValueError(f"max_epochs.{name}: {limit} is no number of epochs above zero")
+        return self
 
 
 def train_model(
@@ -94,11 +110,14 @@ def train_model(
         pack_images=config.pack_images,
         packs_per_step=config.train.packs_per_step,
         window=config.window,
+        mixture_by=config.mixture_by,
+        max_epochs=config.max_epochs,
         seed=config.train.seed,
         rank=int(os.environ.get("RANK", "0")),
         world=int(os.environ.get("WORLD_SIZE", "1")),
         num_workers=config.num_workers,
     )
+    loader.check_enough(config.train.steps)
     result = fit(
         model,
         loader,
@@ -112,7 +131,11 @@ def train_model(
     metrics = result.metrics()
     for name, consumed in loader.realised(result.source_state).items():
         metrics[f"tokens_share/{name}"] = consumed["tokens_share"]
+        metrics[f"supervised_share/{name}"] = consumed["supervised_share"]
         metrics[f"epochs/{name}"] = consumed["epochs"]
+    if result.rank == 0:
+        for line in loader.table(result.source_state):
+            report.info(line)
     folder = out_dir / "model"
     if result.rank == 0:
         shutil.rmtree(folder, ignore_errors=True)  # of an attempt that was cut off while saving
