@@ -34,6 +34,10 @@ class Reporter(Protocol):
         """Write one line to the task's log."""
         ...
 
+    def attach(self, path: Path, name: str) -> None:
+        """Keep a copy of a file beside the log, as `name` (may have folders), replacing it."""
+        ...
+
 
 class _Quiet:
     def progress(self, done: int, total: int, unit: str, **values: float) -> None:
@@ -43,6 +47,9 @@ class _Quiet:
         pass
 
     def info(self, text: str) -> None:
+        pass
+
+    def attach(self, path: Path, name: str) -> None:
         pass
 
 

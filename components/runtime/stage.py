@@ -228,6 +228,15 @@ class _Step:
         """Write one line to the log."""
         self._log.line(text)
 
+    def attach(self, path: Path, name: str) -> None:
+        """Copy a file into the attempt's record; one that can't be read or written is told."""
+        target = self._writer.folder / name
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+        except OSError as error:
+            self.info(f"{name} is not in the record: {error}")
+
     def close(self, outcome: _Outcome) -> None:
         """Write everything out, the log last."""
         numbers = {name: value for name, value in outcome.metrics.items() if value is not None}

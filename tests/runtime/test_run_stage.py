@@ -55,6 +55,15 @@ def test_success_is_published_and_recorded(tasks: Tasks) -> None:
     assert work(tasks) == []
 
 
+def test_a_file_is_kept_beside_the_log_even_when_the_task_fails(tasks: Tasks) -> None:
+    assert tasks.run(config={"attach": "kept/state", "steps": 2, "fail": "crash"}).code == 1
+    (attempt,) = tasks.attempts()
+    assert tasks.store.read(f"{attempt.prefix}/kept/state") == b"2"
+    done = tasks.run(task="nothing", config={"attach": "state", "steps": 0})  # there is no file
+    assert done.code == 0, done.output
+    assert "state is not in the record: " in tasks.attempts("nothing")[0].log(tasks.store)
+
+
 def test_the_same_again_is_cached(tasks: Tasks) -> None:
     first = tasks.run()
     again = tasks.run(task="twin")
@@ -333,14 +342,16 @@ def test_on_s3(tasks: Tasks, s3_environment: dict[str, str], tmp_path: Path) -> 
             patch.setenv(name, value)
         remote = Tasks(open_store(f"s3://{s3_server.BUCKET}/{tmp_path.name}"))
         remote.store.write("runs/r1/run.json", b"{}")
-        first = remote.run(config={"steps": 2})
+        first = remote.run(config={"steps": 2, "attach": "kept/state"})
         assert first.code == 0, first.output
         uri, sha256, _ = first.result
         assert uri == f"{remote.store.uri}/artifacts/{sha256}"
         second = remote.run(task="next", inputs={"base": [uri, sha256]})
         assert second.code == 0, second.output
-        assert remote.run(config={"steps": 2}, task="again").result == first.result
+        same = {"steps": 2, "attach": "kept/state"}
+        assert remote.run(config=same, task="again").result == first.result
         (attempt,) = remote.attempts()
+        assert remote.store.read(f"{attempt.prefix}/kept/state") == b"2"
         assert "first step 0" in attempt.log(remote.store)
         assert [row["step"] for row in attempt.metrics(remote.store)] == [0, 1]
         assert remote.attempts("again")[0].finished["status"] == "cached"

@@ -20,6 +20,7 @@ class Config(Frozen):
     seconds: float = 0.0
     fail: str = "no"
     child: bool = False
+    attach: str = ""
 
 
 def run(
@@ -36,6 +37,8 @@ def run(
         report.progress(step + 1, config.steps, "steps", loss=1 / (step + 1))
         state.write_text(str(step + 1))
         time.sleep(config.seconds)
+    if config.attach:
+        report.attach(state, config.attach)
     _fail(config.fail, out_dir)
     folder = out_dir / "result"
     folder.mkdir(exist_ok=True)

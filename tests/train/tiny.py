@@ -105,6 +105,7 @@ class Recorder:
         self.losses: list[float] = []
         self.rows: list[tuple[int, dict[str, float]]] = []
         self.lines: list[str] = []
+        self.files: dict[str, str] = {}
 
     def progress(self, done: int, total: int, unit: str, **values: float) -> None:
         self.losses.append(values["loss"])
@@ -114,6 +115,9 @@ class Recorder:
 
     def info(self, text: str) -> None:
         self.lines.append(text)
+
+    def attach(self, path: Path, name: str) -> None:
+        self.files[name] = path.read_text(encoding="utf-8")
 
 
 def train(

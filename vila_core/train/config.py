@@ -59,6 +59,17 @@ class TrainConfig(Frozen):
         "for one checkpoint",
     )
     log_every: int = Field(default=10, gt=0, description="steps between rows of metrics")
+    watchdog_s: float = Field(
+        default=1800,
+        ge=0,
+        description="seconds without a finished step after which each rank tells what it is doing, "
+        "with which samples; nothing is ended; 0: never",
+    )
+    profile_steps: tuple[int, int] | None = Field(
+        default=None,
+        description="first and last step that torch's profiler traces, into the run record's "
+        "profile/; unset: none",
+    )
     engine: Literal["plain", "deepspeed"] = Field(default="plain", description="who runs the step")
     zero_stage: Literal[0, 1, 2, 3] = Field(default=0, description="DeepSpeed's ZeRO stage")
     activation_checkpointing: bool = Field(
@@ -88,6 +99,13 @@ class TrainConfig(Frozen):
                 f"keep_every ({self.keep_every}) must be a multiple of save_every "
                 f"({self.save_every}): other steps are not saved"
             )
+        if self.profile_steps is not None:
+            first, last = self.profile_steps
+            if not 1 <= first <= last <= self.steps:
+                raise ValueError(
+                    f"profile_steps {self.profile_steps} must be a first and a last step between 1 "
+                    f"and steps ({self.steps})"
+                )
         if self.zero_stage and self.engine == "plain":
             raise ValueError(f"zero_stage {self.zero_stage} needs engine: deepspeed")
         return self
@@ -105,9 +123,9 @@ class TrainConfig(Frozen):
         """Return the settings that decide what is learnt: a checkpoint resumes only under the same.
 
         Left out are those that change when something is stored or shown (`save_every`, `keep`,
-        `keep_every`, `save_in_background`, `log_every`) and those that change only who computes
-        (`engine`, `zero_stage`, `activation_checkpointing`, `device`, `threads`): the result then
-        agrees to rounding, which the loop says when it resumes.
+        `keep_every`, `save_in_background`, `log_every`, `watchdog_s`, `profile_steps`) and those
+        that change only who computes (`engine`, `zero_stage`, `activation_checkpointing`, `device`,
+        `threads`): the result then agrees to rounding, which the loop says when it resumes.
         """
         return self.model_dump(mode="json", exclude=_NOT_NUMBERS)
 
@@ -118,6 +136,8 @@ _NOT_NUMBERS = {
     "keep_every",
     "save_in_background",
     "log_every",
+    "watchdog_s",
+    "profile_steps",
     "engine",
     "zero_stage",
     "activation_checkpointing",

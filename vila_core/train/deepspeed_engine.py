@@ -25,6 +25,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from vila_core.errors import require
+from vila_core.train.collectives import record_collectives
 from vila_core.train.config import TrainConfig
 from vila_core.train.engine import (
     LossFn,
@@ -52,8 +53,10 @@ class DeepSpeedEngine:
         self.device = choose_device(config)
         self.phases = Phases(self.device)
         self.deepspeed = import_deepspeed(self.device)
-        _start_process_group(self.device)
+        _start_process_group(self.device, config.watchdog_s)
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
+        if self.world > 1:
+            record_collectives()
         self.stage = config.zero_stage
         # ZeRO-0 computes in bf16 by autocast over fp32 weights, exactly as the plain engine does;
         # from stage 1 on DeepSpeed holds bf16 weights and shards their fp32 masters.
@@ -314,7 +317,7 @@ def _quiet_imports() -> Iterator[None]:
         yield
 
 
-def _start_process_group(device: torch.device) -> None:
+def _start_process_group(device: torch.device, watchdog_s: float) -> None:
     """Make torch's process group unless there is one.
 
     It lasts as long as the process: DeepSpeed keeps handles on it in several of its modules, so a
@@ -324,7 +327,8 @@ def _start_process_group(device: torch.device) -> None:
         return
     atexit.register(dist.destroy_process_group)
     backend = "nccl" if device.type == "cuda" else "gloo"
-    timeout = timedelta(minutes=30)
+    # A collective that times out ends the process: the watchdog has its say before.
+    timeout = timedelta(seconds=max(1800, watchdog_s + 600))
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:

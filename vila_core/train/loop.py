@@ -20,8 +20,10 @@ from vila_core.train.config import TrainConfig
 from vila_core.train.engine import Engine, LossFn, create_engine
 from vila_core.train.flops import FlopCounter, peak_flops
 from vila_core.train.metrics import Clock, StepCounts, Tally, cpu_seconds, memory_mib
+from vila_core.train.profile import StepProfiler
 from vila_core.train.recompute import recomputing
 from vila_core.train.schedule import lr_factor
+from vila_core.train.watchdog import Watchdog
 from vila_core.types import QUIET, Batch, Mirror, Reporter, StepSource
 
 _KEYS_SHOWN = 50
@@ -96,6 +98,8 @@ def fit(
             try:
                 return training.run()
             finally:
+                training.watchdog.close()
+                training.profiler.close()
                 training.checkpoints.close()
                 training.engine.close()
     finally:
@@ -134,6 +138,15 @@ class _Training:
             _load_weights(model, saved)
         self.engine: Engine = create_engine(model, config)
         self.report = report if self.engine.rank == 0 else QUIET
+        self.watchdog = Watchdog(
+            config.watchdog_s,
+            self.engine.phases,
+            out_dir,
+            self.report,
+            rank=self.engine.rank,
+            world=self.engine.world,
+        )
+        self.profiler = StepProfiler(config.profile_steps, self.engine, out_dir, self.report)
         self.step = 0
         self.tally = Tally()
         self.source_state = source.initial_state()
@@ -151,10 +164,14 @@ class _Training:
         self.report.info(f"peak for MFU: {self.peak / 1e9:.1f} GFLOP/s per process ({how})")
         steps = self.source.steps(self.source_state)
         clock = Clock()
+        self.watchdog.start()
         while self.step < config.steps:
+            self.watchdog.next_step(self.step + 1, self.source_state)
+            self.profiler.begin(self.step + 1)
             batches, self.source_state = self._next(steps)
             loss, norm = self._train_step(batches, clock)
             self.step += 1
+            self.profiler.end(self.step)
             self.report.progress(self.step, config.steps, "step", loss=loss)
             if self.step % config.log_every == 0 or self.step == config.steps:
                 self._log(norm, clock)
@@ -214,21 +231,19 @@ class _Training:
     def _train_step(self, batches: list[Batch], clock: Clock) -> tuple[float, float]:
         """Do one update; return its loss and gradient norm."""
         engine = self.engine
+        self.watchdog.batches = batches
         counts = self._count(batches)
         supervised = counts.supervised
         if not supervised > 0:
             keys = _keys(engine, batches)
             raise VilaError(f"step {self.step + 1}: no token is supervised. Samples: {keys}.")
         counting = FlopCounter() if (self.step + 1) % self.config.log_every == 0 else None
-        losses = [
-            engine.backward(
-                batch,
-                _counted(self.loss_fn, counting),
-                scale=1.0 / supervised,
-                last=number == len(batches),
-            )
-            for number, batch in enumerate(batches, start=1)
-        ]
+        loss_fn, losses = _counted(self.loss_fn, counting), []
+        for number, batch in enumerate(batches, start=1):
+            self.watchdog.micro_batch = number
+            last = number == len(batches)
+            losses.append(engine.backward(batch, loss_fn, scale=1.0 / supervised, last=last))
+        self.watchdog.micro_batch = 0
         sums = torch.stack(losses).double().tolist()  # one wait for the device per step
         loss_sum = engine.total([math.fsum(sums) if all(map(math.isfinite, sums)) else math.nan])[0]
         if not math.isfinite(loss_sum):
