@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from vila_core.errors import EXIT_FAILED, EXIT_INTERRUPTED, VilaError
-from vila_ops.cli import ask, doctor, execute, inspect, registry
+from vila_ops.cli import ask, doctor, execute, inspect, plan, registry
 
 app = typer.Typer(
     name="vila",
@@ -46,6 +46,7 @@ def options(
 
 
 execute.add(app)
+plan.add(app)
 inspect.add(app)
 app.add_typer(registry.app, name="registry")
 ask.add(app)
