@@ -55,14 +55,18 @@ def extension(data: bytes) -> str:
     return FORMATS[_open(data, _ANY).format or ""]
 
 
-def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, at_least: int = 0) -> Image.Image:
     """Return an encoded image as RGB, upright (EXIF), transparency laid over white.
 
-    Raises BadImage. Of an animation the first frame is taken.
+    With `at_least`, a JPEG may come back 2, 4 or 8 times smaller, decoded at that scale, as long as
+    its shorter side keeps `at_least` pixels. Raises BadImage. Of an animation the first frame is
+    taken.
     """
     from PIL import Image, ImageOps
 
     image = _open(data, max_pixels)
+    if at_least and min(image.size) >= 2 * at_least:
+        image.draft(None, (at_least, at_least))  # only JPEG has scales; no-op for the others
     _load(image)
     if "exif" in image.info:
         image = ImageOps.exif_transpose(image)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -73,6 +73,11 @@ class Batch:
     num_image_tokens: int = 0
     sample_lengths: tuple[int, ...] = ()
     sample_images: tuple[int, ...] = ()
+
+    def pin_memory(self) -> Batch:
+        """Return it with its tensors in page-locked memory. torch's DataLoader calls this."""
+        pinned = {name: tensor.pin_memory() for name, tensor in self.tensors.items()}
+        return replace(self, tensors=pinned)
 
 
 class StepSource(Protocol):

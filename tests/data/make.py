@@ -19,6 +19,7 @@ from vila_core.data.corpus import Corpus
 from vila_core.data.encode import Encoder
 from vila_core.data.sample import Image, Sample, Text, make_sample
 from vila_core.data.shards import ShardLimits, ShardWriter
+from vila_core.images import decode
 from vila_core.miniature.words import build_tokenizer
 
 IMAGE_ID = 128
@@ -104,9 +105,9 @@ def encoder(template: str = "miniature", tokens_per_image: int = 4) -> Encoder:
     return Encoder(build_tokenizer(), template, IMAGE_ID, tokens_per_image)
 
 
-def pixels(image: PilImage.Image) -> torch.Tensor:
+def pixels(data: bytes) -> torch.Tensor:
     """An image transform: (3, 8, 8)."""
-    array = np.array(image.resize((8, 8)), dtype=np.float32)
+    array = np.array(decode(data).resize((8, 8)), dtype=np.float32)
     return torch.from_numpy(array).permute(2, 0, 1) / 255
 
 

@@ -102,3 +102,38 @@ def test_exif_orientation_is_applied() -> None:
 def test_the_error_survives_a_pickle() -> None:
     error = pickle.loads(pickle.dumps(BadImage("truncated", "row 3")))
     assert (error.reason, error.detail, str(error)) == ("truncated", "row 3", "truncated: row 3")
+
+
+@pytest.mark.parametrize(
+    ("size", "at_least", "wanted"),
+    [
+        ((640, 480), 0, (640, 480)),
+        ((640, 480), 241, (640, 480)),
+        ((640, 480), 240, (320, 240)),
+        ((640, 480), 100, (160, 120)),
+        ((480, 640), 20, (60, 80)),
+        ((96, 801), 48, (48, 401)),
+        ((32, 32), 32, (32, 32)),
+    ],
+)
+def test_a_jpeg_is_decoded_at_the_smallest_scale_that_is_large_enough(
+    size: tuple[int, int], at_least: int, wanted: tuple[int, int]
+) -> None:
+    data = picture((90, 160, 200), size, "JPEG", quality=95)
+    image = decode(data, at_least=at_least)
+    assert image.size == wanted
+    assert np.abs(np.asarray(image).astype(int) - [90, 160, 200]).max() <= 3
+
+
+def test_scaled_decoding_keeps_the_rest_of_the_contract() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees
+    turned = picture(size=(128, 64), form="JPEG", exif=exif)
+    assert decode(turned, at_least=16).size == (16, 32)
+    for mode in ("L", "CMYK"):
+        grey = decode(picture(99, (64, 64), "JPEG", mode), at_least=16)
+        assert (grey.mode, grey.size) == ("RGB", (16, 16))
+    assert decode(picture(size=(64, 64)), at_least=16).size == (64, 64)  # PNG has no scales
+    assert decode(noise(size=32), at_least=32).tobytes() == decode(noise(size=32)).tobytes()
+    with pytest.raises(BadImage, match="truncated"):
+        decode(noise(size=128)[:-600], at_least=16)

@@ -24,7 +24,7 @@ from vila_core.data.corpus import Corpus
 from vila_core.data.encode import IGNORE, Encoder
 from vila_core.data.loader import PackLoader
 from vila_core.errors import Damaged, UserError
-from vila_core.images import decode
+from vila_core.train.engine import to_device
 from vila_core.types import Batch, StepSource
 
 WEIGHTS = {"coyo": 0.5, "mmc4": 0.3, "flan": 0.2}
@@ -107,7 +107,7 @@ def check_batch(batch: Batch, corpora: Corpora) -> None:
         assert tensors["labels"][0, start] == IGNORE
         assert tensors["position_ids"][0, start:stop].tolist() == list(range(stop - start))
         for stored in sample.images:
-            assert torch.equal(tensors["pixel_values"][image], pixels(decode(stored)))
+            assert torch.equal(tensors["pixel_values"][image], pixels(stored))
             image += 1
     assert (starts[0], starts[-1], image) == (0, length, batch.num_images)
     assert batch.supervised == (tensors["labels"] != IGNORE).sum()
@@ -347,3 +347,23 @@ def test_bad_settings(corpora: Corpora) -> None:
         loader(corpora, world=3)
     with pytest.raises(UserError, match="no corpus 'coio' in the data"):
         loader(corpora, weights={"coio": 1})
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_pinned_batches_are_the_same_batches_in_page_locked_memory(
+    corpora: Corpora, num_workers: int
+) -> None:
+    plain = take(loader(corpora), 3)
+    pinned = take(loader(corpora, pin=True, num_workers=num_workers), 3)
+    for (plain_step, _), (pinned_step, _) in zip(plain, pinned, strict=True):
+        for one, other in zip(plain_step, pinned_step, strict=True):
+            assert one.sample_keys == other.sample_keys
+            assert one.sample_lengths == other.sample_lengths
+            for name, tensor in one.tensors.items():
+                assert other.tensors[name].is_pinned()
+                assert torch.equal(other.tensors[name], tensor)
+            moved = to_device(other, torch.device("cuda"))
+            torch.cuda.synchronize()
+            assert torch.equal(moved.tensors["pixel_values"].cpu(), one.tensors["pixel_values"])

@@ -7,10 +7,11 @@ handed whole packs and gives each back as a finished batch.
 
 from __future__ import annotations
 
+import io
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -22,14 +23,10 @@ from vila_core.data.encode import Encoder
 from vila_core.data.mixture import Mixture, Source, check_weights
 from vila_core.data.packing import Pack, Planner, PlanState, deal
 from vila_core.errors import UserError, VilaError
-from vila_core.images import decode
 from vila_core.jsonio import digest
 from vila_core.types import Batch
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-ImageTransform = Callable[["Image"], torch.Tensor]
+ImageTransform = Callable[[bytes], torch.Tensor]  # from an encoded image to (3, H, W)
 State = dict[str, Any]
 _PREFETCH = 4
 _WINDOW_PACKS = 32
@@ -46,7 +43,8 @@ class PackLoader:
     template it was counted with. A step has `packs_per_step` packs over all ranks. A pack has at
     most `pack_tokens` tokens and `pack_images` images; packs are planned per `window` draws, and no
     token is dropped. Without `window`, it is as many draws as should fill 32 packs: the last pack
-    of each window is not full.
+    of each window is not full. `pin` puts batches into page-locked memory ahead of time, from which
+    a GPU copies while it computes.
 
     Raises UserError for an unknown corpus, for a sample that is larger than a pack, and when
     `packs_per_step` can't be dealt evenly to `world` ranks.
@@ -69,6 +67,7 @@ class PackLoader:
         rank: int = 0,
         world: int = 1,
         num_workers: int = 0,
+        pin: bool = False,
     ) -> None:
         # By name: a config may come back from JSON with its keys sorted.
         chosen = dict(sorted(check_weights(weights, list(corpora)).items()))
@@ -108,7 +107,7 @@ class PackLoader:
         self._pack_tokens = pack_tokens
         self._dataset = _Packs(used, encoder, lengths, image_transform)
         self._packs_per_step = packs_per_step
-        self._rank, self._world, self._num_workers = rank, world, num_workers
+        self._rank, self._world, self._num_workers, self._pin = rank, world, num_workers, pin
         self.fingerprint = digest(
             {
                 "corpora": {corpus.name: corpus.digest for corpus in used},
@@ -137,6 +136,7 @@ class PackLoader:
             batch_size=None,
             num_workers=self._num_workers,
             prefetch_factor=_PREFETCH if self._num_workers else None,
+            pin_memory=self._pin,
             # A generator of its own, so that the training's random state is not touched.
             generator=torch.Generator().manual_seed(0),
         )
@@ -269,7 +269,9 @@ class _Packs(Dataset["Batch | VilaError"]):
         self._corpora, self._lengths = corpora, lengths
         self._encoders = [encoder.with_template(corpus.template) for corpus in corpora]
         self._transform = image_transform
-        self._image_shape = tuple(image_transform(Image.new("RGB", (32, 32))).shape)
+        probe = io.BytesIO()
+        Image.new("RGB", (32, 32)).save(probe, "PNG")
+        self._image_shape = tuple(image_transform(probe.getvalue()).shape)
 
     def __getitem__(self, pack: Pack) -> Batch | VilaError:
         try:
@@ -289,7 +291,7 @@ class _Packs(Dataset["Batch | VilaError"]):
                     "  fix: prepare the corpus with the tokenizer of the model that is trained."
                 )
             encoded.append(one)
-            pixels += [self._transform(decode(sample.images[n])) for n in one.image_indices]
+            pixels += [self._transform(sample.images[n]) for n in one.image_indices]
             keys.append(sample.key)
         return collate(encoded, pixels, keys, self._image_shape)
 

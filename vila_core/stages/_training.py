@@ -87,6 +87,7 @@ def train_model(
     from vila_core.data.encode import Encoder
     from vila_core.data.loader import PackLoader
     from vila_core.model import freeze, save
+    from vila_core.train.engine import choose_device
     from vila_core.train.loop import fit
     from vila_core.train.loss import vila_loss
 
@@ -105,7 +106,7 @@ def train_model(
             model.config.image_token_id,
             model.config.tokens_per_image,
         ),
-        processor.image_transform,
+        processor.transform_bytes,
         pack_tokens=config.pack_tokens,
         pack_images=config.pack_images,
         packs_per_step=config.train.packs_per_step,
@@ -116,6 +117,7 @@ def train_model(
         rank=int(os.environ.get("RANK", "0")),
         world=int(os.environ.get("WORLD_SIZE", "1")),
         num_workers=config.num_workers,
+        pin=choose_device(config.train).type == "cuda",
     )
     loader.check_enough(config.train.steps)
     result = fit(

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from vila_core.eval.items import EvalSet
     from vila_core.eval.prompts import Prompt
     from vila_core.eval.records import Record
+    from vila_core.model import VilaProcessor
 
 
 class Config(Frozen):
@@ -156,7 +157,7 @@ def _open_model(folder: Path, config: Config) -> tuple[Generator, bool]:
             _placed(model, device, dtype),
             processor.tokenizer,
             processor.expand,
-            lambda path: processor.image_transform(_decode(path)),
+            lambda path: _pixels(path, processor),
             config.batch_size,
             config.batch_tokens,
         )
@@ -198,11 +199,11 @@ def _model_type(folder: Path) -> Any:
         raise UserError(f"{path}: names no model_type; it is no transformers config") from None
 
 
-def _decode(path: Path) -> Any:
-    from vila_core.images import BadImage, decode
+def _pixels(path: Path, processor: VilaProcessor) -> torch.Tensor:
+    from vila_core.images import BadImage
 
     try:
-        return decode(path.read_bytes())
+        return processor.transform_bytes(path.read_bytes())
     except BadImage as error:
         raise UserError(f"{path}: {error}; replace it or drop the items that show it") from None
 
