@@ -64,18 +64,25 @@ def test_no_supervised_token_gives_a_zero_with_a_gradient() -> None:
 
 
 class Head(nn.Module):
-    """Stands for a language model: `logits_to_keep` means what transformers means by it."""
+    """Stands for the visual language model: the loss of `targets` at the places to keep."""
 
     def __init__(self) -> None:
         super().__init__()
         self.table = nn.Embedding(11, 11)
 
     def forward(
-        self, input_ids: torch.Tensor, logits_to_keep: torch.Tensor, use_cache: bool
+        self,
+        input_ids: torch.Tensor,
+        logits_to_keep: torch.Tensor,
+        targets: torch.Tensor,
+        target_weights: torch.Tensor | None,
+        use_cache: bool,
     ) -> object:
         assert not use_cache
-        logits = self.table(input_ids)[:, logits_to_keep]
-        return type("Output", (), {"logits": logits})
+        logits = self.table(input_ids)[0, logits_to_keep]
+        losses = nn.functional.cross_entropy(logits, targets, reduction="none")
+        losses = losses if target_weights is None else losses * target_weights
+        return type("Output", (), {"loss": losses.sum()})
 
 
 @pytest.mark.parametrize("weighted", [False, True])

@@ -21,6 +21,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from vila_core.model import causal
+
 NAME = "vila_packed"
 SPECIAL = ("softcap", "s_aux", "position_bias")
 """Arguments of attention that is not plain softmax: soft caps, sinks, position biases."""
@@ -139,9 +141,17 @@ def packed_attention(
     if groups > 1:  # CPU kernels have no fast path for shared heads
         key, value = (tensor.repeat_interleave(groups, dim=1) for tensor in (key, value))
 
+    # Without gradients torch's kernel is as fast and keeps nothing.
+    fast = query.device.type == "cpu" and torch.is_grad_enabled() and not dropout
+
     def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         """Causal attention of samples from their first token on: (R, H, L, D) -> (R, L, H, D)."""
         band = pack_layout.band(q.shape[2], sliding_window)
+        if fast and band is None and q.shape[2] <= causal.LONGEST:
+            scale = q.shape[-1] ** -0.5 if scaling is None else scaling
+            flat = (tensor.flatten(0, 1) for tensor in (q, k, v))
+            out = causal.causal_attention(*flat, scale).unflatten(0, q.shape[:2])
+            return out.transpose(1, 2)
         out = F.scaled_dot_product_attention(
             q, k, v, attn_mask=band, is_causal=band is None, dropout_p=dropout, scale=scaling
         )

@@ -21,6 +21,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from vila_core.model import attention
 from vila_core.model.config import VilaConfig
+from vila_core.model.head import target_loss
 from vila_core.model.projector import build_projector
 from vila_core.model.vision_tower import is_frozen, tower_features
 
@@ -126,13 +127,17 @@ class VilaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
+        targets: torch.Tensor | None = None,
+        target_weights: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """Run the model on padded sequences, or on one pack when `cu_seqlens` (S + 1,) is given.
 
         A pack is one row (1, T) of samples laid end to end, `position_ids` restarting with each;
         attention never crosses from one to the next. `logits_to_keep` may be a tensor of positions:
-        only their logits are computed.
+        only their logits are computed. With `targets` (N,), the words at these N positions of the
+        one row, `loss` is their cross-entropy summed, in fp32, each times its `target_weights`
+        (N,); `logits` are left out, because the usual language models then never make them all.
         """
         if inputs_embeds is None:
             if input_ids is None:
@@ -150,16 +155,19 @@ class VilaForConditionalGeneration(PreTrainedModel, GenerationMixin):
             use_cache = False
             kwargs["pack_layout"] = layout
             attention_mask = attention.no_mask(inputs_embeds.device)
-        outputs = self.language_model(
-            inputs_embeds=inputs_embeds,
-            position_ids=position_ids,
-            attention_mask=attention_mask,
-            past_key_values=past_key_values,
-            labels=labels,
-            use_cache=use_cache,
-            logits_to_keep=logits_to_keep,
-            **kwargs,
-        )
+        kwargs |= {
+            "inputs_embeds": inputs_embeds,
+            "position_ids": position_ids,
+            "attention_mask": attention_mask,
+            "past_key_values": past_key_values,
+            "use_cache": use_cache,
+        }
+        if targets is None:
+            outputs = self.language_model(labels=labels, logits_to_keep=logits_to_keep, **kwargs)
+        else:
+            assert isinstance(logits_to_keep, torch.Tensor)
+            loss = target_loss(self.language_model, logits_to_keep, targets, target_weights, kwargs)
+            outputs = CausalLMOutputWithPast(loss=loss)  # type: ignore[arg-type]
         layers = self.config.text_config.num_hidden_layers
         if layout is not None and layout.uses < layers:
             raise ValueError(

@@ -42,9 +42,10 @@ def vila_loss(model: Any, batch: Batch) -> torch.Tensor:
     labels_T = tensors.pop("labels")[0]
     weights = tensors.pop("loss_weights", None)
     (places_N,) = torch.nonzero(labels_T[1:] != IGNORED, as_tuple=True)
-    logits_NV = model(**tensors, logits_to_keep=places_N, use_cache=False).logits[0].float()
-    targets_N = labels_T[1:][places_N]
-    if weights is None:
-        return F.cross_entropy(logits_NV, targets_N, reduction="sum")
-    losses_N = F.cross_entropy(logits_NV, targets_N, reduction="none")
-    return (losses_N * weights[0, 1:][places_N].float()).sum()
+    return model(
+        **tensors,
+        logits_to_keep=places_N,
+        targets=labels_T[1:][places_N],
+        target_weights=None if weights is None else weights[0, 1:][places_N],
+        use_cache=False,
+    ).loss
