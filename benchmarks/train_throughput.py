@@ -1,41 +1,39 @@
 """Training throughput: packs through our model against transformers' LLaVA on padded batches.
 
 One 6.0 M-parameter VLM with the same weights on both sides (CLIP-shaped tower 3 x 128, 48 px in
-patches of 8: 36 visual tokens; MLP projector; Llama-shaped language model 4 x 256, 4,096 words), the
-same samples (75% captions, 25% interleaved documents with 1 to 4 images), AdamW (fused) with clipping
-at 1. As in VILA's pre-training, projector and language model train and the tower is frozen, on both
-sides; `--train all` trains the tower too. Timed is what follows the data: forward, backward, update.
+patches of 8: 36 visual tokens; MLP projector; Llama-shaped language model 4 x 256, 4,096 words),
+the same samples (75% captions, 25% interleaved documents with 1 to 4 images), AdamW (fused) with
+clipping at 1. As in VILA's pre-training, projector and language model train and the tower is
+frozen, on both sides; `--train all` trains the tower too. Timed is what follows the data: forward,
+backward, update.
 
-Useful tokens are those of samples, image tokens included; padding is not. Two baselines: padded batches
-of 8 in random order (transformers' default) and sorted by length. Ours takes packs of 4,096 tokens
-from the planner of training. Before anything is timed, the summed losses of both sides over all
+Useful tokens are those of samples, image tokens included; padding is not. Two baselines: padded
+batches of 8 in random order (transformers' default) and sorted by length. Ours takes packs of 4,096
+tokens from the planner of training. Each side has a process of its own (ours sets its allocator, as
+training does); they take turns. Before anything is timed, the summed losses of both sides over all
 samples must agree, or the script fails.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
+import multiprocessing
 import sys
-import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-
+import _harness  # first: sets the number of threads
 import numpy as np
 import torch
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 
-from benchmarks._harness import report, spread
 from vila_core.data.collate import collate
 from vila_core.data.encode import IGNORE, Encoded
 from vila_core.data.packing import pack_window
 from vila_core.model import VilaConfig, VilaForConditionalGeneration, freeze
 from vila_core.train.config import TrainConfig
-from vila_core.train.engine import PlainEngine
+from vila_core.train.engine import create_engine
 from vila_core.train.loss import vila_loss
 from vila_core.types import Batch
 
@@ -62,6 +60,8 @@ TEXT = {
     "tie_word_embeddings": False,
 }
 PACK_TOKENS, PACK_IMAGES, PADDED_BATCH = 4096, 256, 8
+RANDOM, SORTED = "padded, random order", "padded, sorted by length"
+PADDED = (RANDOM, SORTED)
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ def train_ours(model: VilaForConditionalGeneration, batches: list[Batch], bf16: 
     config = TrainConfig(
         steps=len(batches), lr=1e-4, device="cpu", precision="bf16" if bf16 else "fp32"
     )
-    engine = PlainEngine(model, config)
+    engine = create_engine(model, config)
     for batch in batches:
         engine.backward(batch, vila_loss, scale=1.0 / batch.supervised, last=True)
         engine.update(1.0)
@@ -215,61 +215,84 @@ def loss_sums(
     return mine, other
 
 
-def measure(way: Callable[[], None]) -> tuple[float, float]:
-    """Wall and CPU seconds."""
-    wall, cpu = time.perf_counter(), time.process_time()
-    way()
-    return time.perf_counter() - wall, time.process_time() - cpu
+class Side:
+    """One library's model and batches, in a process of its own."""
+
+    current: Side
+
+    def __init__(self, side: str, samples: int, train: str) -> None:
+        torch.set_num_threads(1)
+        made = make_samples(samples, seed=0)
+        order = np.random.default_rng(1).permutation(len(made)).tolist()
+        shuffled = [made[number] for number in order]
+        by_length = sorted(shuffled, key=lambda one: len(one.encoded.input_ids))
+        ours, theirs = make_models(train)
+        self.ways: dict[str, Callable[[], None]] = {}
+        for precision in ("fp32", "bf16"):
+            low = precision == "bf16"
+            if side == "ours":
+                packs = packed(shuffled, PACK_TOKENS)
+                self.ways[f"{precision}, ours"] = lambda low=low, packs=packs: train_ours(
+                    ours, packs, low
+                )
+                continue
+            for name, some in ((RANDOM, shuffled), (SORTED, by_length)):
+                batches = padded(some, PADDED_BATCH)
+                self.ways[f"{precision}, {name}"] = lambda low=low, batches=batches: train_theirs(
+                    theirs, batches, low
+                )
+
+
+def start_side(side: str, samples: int, train: str) -> None:
+    """Prepare a worker process."""
+    Side.current = Side(side, samples, train)
+
+
+def run_way(name: str) -> _harness.Timed[None]:
+    """Measure one way inside of its process."""
+    return _harness.measure(Side.current.ways[name])
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of this benchmark."""
+    parser.add_argument("--samples", type=int, default=80)
+    parser.add_argument("--train", choices=("pretrain", "all"), default="pretrain")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and write train_throughput.json."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True, help="folder for train_throughput.json")
-    parser.add_argument("--samples", type=int, default=160)
-    parser.add_argument("--repeats", type=int, default=5, help="measurements of each way")
-    parser.add_argument("--train", choices=("pretrain", "all"), default="pretrain")
-    options = parser.parse_args(arguments)
+    options = _harness.options(__doc__, add_options).parse_args(arguments)
     torch.set_num_threads(1)
     samples = make_samples(options.samples, seed=0)
-    order = np.random.default_rng(1).permutation(len(samples)).tolist()
-    shuffled = [samples[number] for number in order]
-    by_length = sorted(shuffled, key=lambda one: len(one.encoded.input_ids))
     tokens = sum(len(one.encoded.input_ids) for one in samples)
     ours, theirs = make_models(options.train)
     mine, other = loss_sums(ours, theirs, samples)
     if abs(mine - other) > 1e-5 * abs(other):
         print(f"error: the losses differ: ours {mine}, theirs {other}", file=sys.stderr)
         return 1
-    batches = {
-        "padded, random order": padded(shuffled, PADDED_BATCH),
-        "padded, sorted by length": padded(by_length, PADDED_BATCH),
+    context = multiprocessing.get_context("spawn")
+    workers = {
+        side: ProcessPoolExecutor(
+            1, context, initializer=start_side, initargs=(side, options.samples, options.train)
+        )
+        for side in ("ours", "transformers")
     }
-    packs = packed(shuffled, PACK_TOKENS)
-    ways: dict[str, Callable[[], None]] = {}
-    for precision in ("fp32", "bf16"):
-        low = precision == "bf16"
-        for name, some in batches.items():
-            ways[f"{precision}, {name}"] = lambda some=some, low=low: train_theirs(theirs, some, low)
-        ways[f"{precision}, ours"] = lambda low=low: train_ours(ours, packs, low)
-    for way in ways.values():  # imports, allocator, kernels
-        way()
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
-    for _ in range(options.repeats):  # in turn, so that a busy moment hits all of them
-        for name, way in ways.items():
-            times[name].append(measure(way))
-    results = {
-        name: {
-            "wall": spread([wall for wall, _ in taken], tokens, "useful_tokens"),
-            "cpu": spread([cpu for _, cpu in taken], tokens, "useful_tokens"),
-        }
-        for name, taken in times.items()
-    }
+    names = [f"{precision}, {way}" for precision in ("fp32", "bf16") for way in (*PADDED, "ours")]
+    times: dict[str, list[_harness.Timed[None]]] = {name: [] for name in names}
+    for turn in range(options.repeats + 1):
+        for name in names:  # in turn, so that a busy moment hits all of them
+            worker = workers["ours" if name.endswith("ours") else "transformers"]
+            taken = worker.submit(run_way, name).result()
+            if turn:  # the first is for imports, allocator and kernels
+                times[name].append(taken)
+    for worker in workers.values():
+        worker.shutdown()
+    results = {name: _harness.both(taken, tokens, "useful_tokens") for name, taken in times.items()}
     ratios = {
-        f"{precision}, against {name}": results[f"{precision}, {name}"]["cpu"]["median_s"]
+        f"{precision}, against {way}": results[f"{precision}, {way}"]["cpu"]["median_s"]
         / results[f"{precision}, ours"]["cpu"]["median_s"]
         for precision in ("fp32", "bf16")
-        for name in batches
+        for way in PADDED
     }
     for name, result in results.items():
         cpu = result["cpu"]
@@ -279,23 +302,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     for name, ratio in ratios.items():
         print(f"ours, {name:<40} {ratio:.2f} x")
-    settings = {
-        "samples": len(samples),
-        "useful_tokens": tokens,
-        "parameters": sum(p.numel() for p in ours.parameters()),
-        "trains": options.train,
-        "pack_tokens": PACK_TOKENS,
-        "pack_fill": tokens / (len(packs) * PACK_TOKENS),
-        "padded_batch": PADDED_BATCH,
-        "useful_share_padded": {
-            name: tokens / sum(batch["input_ids"].numel() for batch in some)
-            for name, some in batches.items()
+    packs = len(packed(samples, PACK_TOKENS))
+    _harness.write(
+        options.out,
+        "train_throughput",
+        settings={
+            "samples": len(samples),
+            "useful_tokens": tokens,
+            "parameters": sum(p.numel() for p in ours.parameters()),
+            "trains": options.train,
+            "pack_tokens": PACK_TOKENS,
+            "pack_fill": tokens / (packs * PACK_TOKENS),
+            "padded_batch": PADDED_BATCH,
+            "packs": packs,
+            "loss_sum": {"ours": mine, "transformers": other},
+            "repeats": options.repeats,
         },
-        "steps": {"ours": len(packs), **{name: len(some) for name, some in batches.items()}},
-        "loss_sum": {"ours": mine, "transformers": other},
-        "repeats": options.repeats,
-    }
-    report(options.out, "train_throughput", settings, {"ways": results, "ratios_cpu": ratios})
+        results=results,
+        packages=("torch", "transformers", "numpy"),
+        ratios_cpu=ratios,
+    )
     return 0
 
 

@@ -149,9 +149,9 @@ def packed_attention(
         band = pack_layout.band(q.shape[2], sliding_window)
         if fast and band is None and q.shape[2] <= causal.LONGEST:
             scale = q.shape[-1] ** -0.5 if scaling is None else scaling
-            flat = (tensor.flatten(0, 1) for tensor in (q, k, v))
-            out = causal.causal_attention(*flat, scale).unflatten(0, q.shape[:2])
-            return out.transpose(1, 2)
+            flat_q, flat_k, flat_v = (tensor.flatten(0, 1) for tensor in (q, k, v))
+            out = causal.causal_attention(flat_q, flat_k, flat_v, scale)
+            return out.unflatten(0, q.shape[:2]).transpose(1, 2)
         out = F.scaled_dot_product_attention(
             q, k, v, attn_mask=band, is_causal=band is None, dropout_p=dropout, scale=scaling
         )

@@ -1,8 +1,8 @@
 """Causal attention on CPU by blocks of queries, with its own backward pass.
 
-torch's CPU kernel recomputes the scores when it goes backward, and is far from the speed of a matrix
-product. Here each block of queries meets the keys up to its end in one batched product, and the
-probabilities are kept for the backward pass: 1.6 times as fast in fp32 and 3 times in bf16 at 450
+torch's CPU kernel computes the scores again when it goes backward, and is far from the speed of a
+matrix product. Here each block of queries meets the keys up to its end in one batched product, and
+the probabilities are kept for the backward pass: 1.6 times as fast in fp32 and 3 times in bf16 at 450
 tokens, forward and backward together (`benchmarks/train_throughput.py` has the whole step).
 
 Shape letters: N sequences times heads, L tokens, D width of a head.

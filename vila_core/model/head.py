@@ -115,7 +115,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
         grad_hidden = torch.empty_like(hidden) if wants_hidden else None
         # Summed over chunks in fp32 as a product of bf16 matrices would be inside.
         grad_weight = torch.zeros_like(weight_VD, dtype=torch.float32) if wants_weight else None
-        grad_bias = torch.zeros_like(bias_V, dtype=torch.float32) if wants_bias else None
+        grad_bias = None
+        if bias_V is not None and wants_bias:
+            grad_bias = torch.zeros_like(bias_V, dtype=torch.float32)
         loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
         rows = max(16, _CHUNK.get(device, _CHUNK["cuda"]) // weight.shape[0])
         for start in range(0, len(targets_N), rows):
@@ -148,7 +150,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
             if grad_bias is not None:
                 grad_bias += scores_CV.sum(0)
         ctx.grads = (grad_hidden, grad_weight, grad_bias)
-        ctx.dtypes = (hidden_ND.dtype, weight_VD.dtype, bias_V.dtype if bias_V is not None else None)
+        ctx.dtypes = (
+            hidden_ND.dtype,
+            weight_VD.dtype,
+            bias_V.dtype if bias_V is not None else None,
+        )
         return loss
 
     @staticmethod
