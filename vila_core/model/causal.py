@@ -2,8 +2,8 @@
 
 torch's CPU kernel computes the scores again when it goes backward, and is far from the speed of a
 matrix product. Here each block of queries meets the keys up to its end in one batched product, and
-the probabilities are kept for the backward pass: 1.6 times as fast in fp32 and 3 times in bf16 at 450
-tokens, forward and backward together (`benchmarks/train_throughput.py` has the whole step).
+the probabilities are kept for the backward pass. At 450 tokens, forward and backward together take
+1.6 times less time in fp32 and 3 times less in bf16.
 
 Shape letters: N sequences times heads, L tokens, D width of a head.
 """
@@ -13,7 +13,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch.overrides import handle_torch_function, has_torch_function
 
 LONGEST = 1024
 """Longer sequences are left to torch: the probabilities that are kept grow with L squared."""
@@ -28,10 +27,6 @@ def causal_attention(
     `scale` multiplies the scores before the softmax. Keeps N * L * (L + 128) / 2 probabilities for
     the backward pass, which can run only once.
     """
-    if has_torch_function((query, key, value)):  # whoever counts FLOPs sees one operation
-        return handle_torch_function(
-            causal_attention, (query, key, value), query, key, value, scale
-        )
     return _Causal.apply(query, key, value, scale)  # type: ignore[return-value]
 
 

@@ -89,11 +89,21 @@ def linear_cross_entropy(
     forward pass, so a second derivative does not exist.
     """
     given = (hidden_ND, weight_VD)
-    if has_torch_function(given):  # whoever counts FLOPs sees one operation
+    if has_torch_function(given):  # inside the counter of FLOPs: it takes `model_flops`
         return handle_torch_function(
             linear_cross_entropy, given, hidden_ND, weight_VD, bias_V, targets_N, weights_N
         )
     return _LinearCrossEntropy.apply(hidden_ND, weight_VD, bias_V, targets_N, weights_N)  # type: ignore[return-value]
+
+
+def _model_flops(
+    _loss: torch.Tensor, hidden_ND: torch.Tensor, weight_VD: torch.Tensor, *_: Any
+) -> tuple[float, list[torch.Tensor]]:
+    """Count one product of both; what needs a gradient is counted by `FlopCounter`."""
+    return 2.0 * hidden_ND.numel() * weight_VD.shape[0], [hidden_ND, weight_VD]
+
+
+linear_cross_entropy.model_flops = _model_flops  # type: ignore[attr-defined]
 
 
 class _LinearCrossEntropy(torch.autograd.Function):

@@ -22,9 +22,6 @@ import torch
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from vila_core.model.causal import causal_attention
-from vila_core.model.head import linear_cross_entropy
-
 
 class FlopCounter(TorchFunctionMode):
     """Counts model FLOPs of the torch functions called inside; results are not touched."""
@@ -101,19 +98,6 @@ def _attention(
     return 2.0 * pairs * (1 + value.shape[-1] / query.shape[-1]), [query, query]
 
 
-def _causal(
-    _result: torch.Tensor, query: Any, _key: Any, value: Any, *_: Any
-) -> tuple[float, list[Any]]:
-    pairs = query.numel() * query.shape[-2] * 0.5
-    return 2.0 * pairs * (1 + value.shape[-1] / query.shape[-1]), [query, query]
-
-
-def _head(
-    _result: torch.Tensor, hidden: Any, weight: Any, *_: Any, **__: Any
-) -> tuple[float, list[Any]]:
-    return 2.0 * hidden.numel() * weight.shape[0], [hidden, weight]
-
-
 _LINEAR = F.linear
 _COUNTS: dict[Any, Callable[..., tuple[float, list[Any]]]] = {
     _LINEAR: _product,
@@ -130,8 +114,6 @@ _COUNTS: dict[Any, Callable[..., tuple[float, list[Any]]]] = {
     F.conv2d: _convolution,
     F.conv3d: _convolution,
     F.scaled_dot_product_attention: _attention,
-    causal_attention: _causal,
-    linear_cross_entropy: _head,
 }
 
 # Dense peaks from the vendor's data sheets, FLOP/s, by (part of the name, precision).
