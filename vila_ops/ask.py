@@ -14,6 +14,7 @@ from vila_core.store import ArtifactRef, Store, fetch
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from transformers import PreTrainedTokenizerBase
 
 MODEL_TASKS = ("sft", "pretrain", "align")
 """Whose model of a run is asked: that of the last stage which is there."""
@@ -61,13 +62,16 @@ def read_images(paths: Sequence[str]) -> list[Image]:
     return images
 
 
-def lay_out(question: str, images: int, template: str) -> str:
+def lay_out(
+    question: str, images: int, template: str, tokenizer: PreTrainedTokenizerBase | None = None
+) -> str:
     """Return the prompt up to where the answer starts.
 
     A question without `<image>` gets its images in front, as the template's corpora have them.
-    Raises UserError when `<image>` places and images differ in number.
+    The template `tokenizer` needs the tokenizer. Raises UserError when `<image>` places and images
+    differ in number, and for a chat template that can't be used.
     """
-    from vila_core.data.templates import get_template
+    from vila_core.data.templates import TOKENIZER, get_template, opening
 
     form = get_template(template)
     if MARK not in question:
@@ -78,8 +82,16 @@ def lay_out(question: str, images: int, template: str) -> str:
             f"the question has {question.count(MARK)} {MARK} places for {images} images; "
             f"fix: one {MARK} per image, or none at all."
         )
-    start = form.system + form.system_end + form.user_start
-    return (start + question + form.user_end + form.assistant_start).rstrip()
+    if template == TOKENIZER:
+        if tokenizer is None:
+            raise ValueError("the template 'tokenizer' needs the tokenizer")
+        from vila_core.data.chat import ChatTemplate
+
+        prompt = ChatTemplate(tokenizer).prompt(question)
+    else:
+        prompt = opening(form) + form.user_start + question + form.user_end + form.assistant_start
+    # A blank before the answer is part of the answer's first token; a line break is not.
+    return prompt.rstrip(" ")
 
 
 def ask(
@@ -96,24 +108,48 @@ def ask(
     import torch
     from transformers.utils.logging import disable_progress_bar
 
-    from vila_core.data.templates import EOS, get_template
+    from vila_core.data.templates import TOKENIZER
     from vila_core.model import load
 
     disable_progress_bar()
     name = template or found.template or "vicuna_v1"
-    prompt = lay_out(question, len(images), name)
     model, processor = load(found.folder)
+    prompt = lay_out(question, len(images), name, processor.tokenizer)
     _check_words(processor.tokenizer, prompt)
-    encoded = processor(prompt, list(images))
+    encoded = processor(prompt, list(images), add_special_tokens=name != TOKENIZER)
+    end = end_of_answer(name, processor.tokenizer)
+    stop = end_ids(end, processor.tokenizer, model.generation_config)
     with torch.inference_mode():
         untyped: Any = model  # generate is typed for models with attributes that ours need not have
-        tokens = untyped.generate(**encoded, max_new_tokens=max_new_tokens, do_sample=False)[0]
+        tokens = untyped.generate(
+            **encoded, max_new_tokens=max_new_tokens, do_sample=False, **stop
+        )[0]
     new = tokens[encoded["input_ids"].shape[1] :]
     answer = str(processor.tokenizer.decode(new, skip_special_tokens=True))
-    end = get_template(name).assistant_end.strip()
-    if end and end != EOS:  # an end that is written as text, not as a token of its own
-        answer = answer.partition(f" {end}")[0]
+    if end and not stop:  # an end that is written as text, not as a token of its own
+        answer = answer.partition(f" {end}" if name == "miniature" else end)[0]
     return answer.strip()
+
+
+def end_of_answer(template: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return what ends an answer in a template, without blanks; empty for the tokenizer's EOS."""
+    from vila_core.data.chat import ChatTemplate
+    from vila_core.data.templates import EOS, TOKENIZER, get_template
+
+    if template == TOKENIZER:
+        return ChatTemplate(tokenizer).end.strip()
+    end = get_template(template).assistant_end.strip()
+    return "" if end == EOS else end
+
+
+def end_ids(end: str, tokenizer: PreTrainedTokenizerBase, generation: Any) -> dict[str, list[int]]:
+    """Return what makes `generate` stop at `end` too, if that is one token; else nothing."""
+    added = {token.content: number for number, token in tokenizer.added_tokens_decoder.items()}
+    if end not in added:
+        return {}
+    known = generation.eos_token_id if generation is not None else None
+    ids = [] if known is None else [known] if isinstance(known, int) else list(known)
+    return {"eos_token_id": [*ids, *({added[end]} - set(ids))]}
 
 
 def _check_words(tokenizer: Any, prompt: str) -> None:

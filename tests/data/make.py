@@ -177,3 +177,83 @@ def write_images(folder: Path, files: dict[str, bytes]) -> Path:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
     return folder
+
+
+CHATML_JINJA = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}"
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+LLAMA_3_JINJA = (
+    "{% for message in messages %}{% if loop.first %}{{ bos_token }}{% endif %}"
+    "<|start_header_id|>{{ message['role'] }}<|end_header_id|>\n\n"
+    "{{ message['content'] | trim }}<|eot_id|>{% endfor %}"
+    "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
+)
+CHAT_TOKENS = [
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|start_header_id|>",
+    "<|end_header_id|>",
+    "<|eot_id|>",
+]
+_CHAT_TEXT = [
+    "USER: what is red? ASSISTANT: a red circle. two of them, I think",
+    "system\nuser\nassistant\nwhat is that?\n\na blue square",
+] * 8
+
+
+def byte_level_chat(chat_template: str | None = CHATML_JINJA) -> PreTrainedTokenizerFast:
+    """Llama-3's and Qwen's way: bytes, no BOS of its own, markers as special tokens."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    inner = Tokenizer(models.BPE())
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=["<|begin|>", "</s>", *CHAT_TOKENS],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    inner.train_from_iterator(_CHAT_TEXT, trainer)
+    made = PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<|begin|>", eos_token="</s>")
+    made.chat_template = chat_template
+    return made
+
+
+def metaspace_chat(chat_template: str | None = CHATML_JINJA) -> PreTrainedTokenizerFast:
+    """Llama-2's way: blanks belong to words, unknown characters fall back to bytes, BOS is added.
+
+    None of the chat markers is a token: a template's markers are text here.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+    inner = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True))
+    inner.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    trainer = trainers.BpeTrainer(
+        vocab_size=600,
+        special_tokens=["<unk>", "<s>", "</s>", *(f"<0x{n:02X}>" for n in range(256))],
+        initial_alphabet=[*map(chr, range(32, 127)), "▁"],
+        show_progress=False,
+    )
+    inner.train_from_iterator([text.replace("\n", " ") for text in _CHAT_TEXT], trainer)
+    # The bytes are part of the vocabulary, not special: text can't be mistaken for them.
+    state = json.loads(inner.to_str())
+    state["added_tokens"] = state["added_tokens"][:3]
+    inner = Tokenizer.from_str(json.dumps(state))
+    inner.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", inner.token_to_id("<s>"))]
+    )
+    inner.decoder = decoders.Sequence(
+        [
+            decoders.Replace("▁", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+        ]
+    )
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=inner, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
+    made.chat_template = chat_template
+    return made

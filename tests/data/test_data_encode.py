@@ -193,5 +193,5 @@ def test_the_encoder_travels_to_workers() -> None:
 
 
 def test_unknown_template() -> None:
-    with pytest.raises(UserError, match=r"template 'vicuna' is not known; known templates: mini"):
+    with pytest.raises(UserError, match=r"template 'vicuna' is not known; known templates: chatml"):
         encoder("vicuna")

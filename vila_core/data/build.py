@@ -8,14 +8,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vila_core.data.chat import TemplateRefuses
 from vila_core.data.encode import Counts, Encoder
 from vila_core.data.readers import READERS
 from vila_core.data.readers.common import Options
 from vila_core.data.sample import Sample, SetAside
 from vila_core.data.shards import ShardLimits, ShardWriter
+from vila_core.data.supervision import Supervision
 
 OVER_LIMIT = "over the limits"
 NO_TEXT = "nothing to learn"
+REFUSED = "chat template"
 _EXAMPLES = 10
 _EVERY = 500
 
@@ -56,6 +59,7 @@ class CorpusReport:
     """What became of a corpus's records."""
 
     name: str
+    supervision: Supervision
     manifest: dict[str, Any] = field(default_factory=dict)
     set_aside: list[SetAside] = field(default_factory=list)
 
@@ -92,6 +96,7 @@ class CorpusReport:
             "kept": self.kept,
             "set_aside": self.reasons,
             "examples": examples,
+            "supervision": self.supervision.to_json(),
             **{name: self.manifest[name] for name in ("text_tokens", "supervised", "images")},
         }
 
@@ -110,7 +115,7 @@ def build_corpus(
     `told` hears now and then how many records were read. Raises UserError for a corpus or a file
     of it that can't be read at all; single broken records are in the report.
     """
-    report = CorpusReport(source.name)
+    report = CorpusReport(source.name, Supervision(source.template))
     encoder = encoder.with_template(source.template)
     records = READERS[source.format].read(
         source.path, corpus=source.name, images=source.images, options=source.options
@@ -123,7 +128,11 @@ def build_corpus(
                 _add(record, writer, encoder, limits, report)
             if number % _EVERY == 0:
                 told(number)
-        report.manifest = writer.finish(format=source.format, set_aside=len(report.set_aside))
+        report.manifest = writer.finish(
+            format=source.format,
+            set_aside=len(report.set_aside),
+            **({"chat_template_sha256": encoder.chat_template} if encoder.chat_template else {}),
+        )
     return report
 
 
@@ -134,15 +143,21 @@ def _add(
     limits: SampleLimits,
     report: CorpusReport,
 ) -> None:
-    counts = encoder.count(sample)
+    def set_aside(reason: str, detail: str) -> None:
+        report.set_aside.append(SetAside(report.name, sample.key, reason, detail))
+
+    try:
+        counts = encoder.count(sample)
+    except TemplateRefuses as error:
+        set_aside(REFUSED, str(error).partition("\n")[0].removeprefix(f"{sample.key}: "))
+        return
     over = limits.check(counts)
     if over is not None:
-        report.set_aside.append(SetAside(report.name, sample.key, OVER_LIMIT, over))
+        set_aside(OVER_LIMIT, over)
+        report.supervision.over(sample.kind, sample.key)
     elif counts.supervised == 0:
-        report.set_aside.append(
-            SetAside(
-                report.name, sample.key, NO_TEXT, f"{counts.text_tokens} tokens, none supervised"
-            )
-        )
+        set_aside(NO_TEXT, f"{counts.text_tokens} tokens, none supervised")
+        report.supervision.masked(sample.kind, sample.key)
     else:
         writer.add(sample, counts)
+        report.supervision.keep(sample.kind, counts)

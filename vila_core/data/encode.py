@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vila_core.data.chat import ChatTemplate, Laid
 from vila_core.data.sample import IMAGE_TAG, Image, Sample
-from vila_core.data.templates import Template, get_template, render, with_eos
+from vila_core.data.templates import (
+    MARKERS,
+    TOKENIZER,
+    Template,
+    get_template,
+    is_conversation,
+    render,
+    with_eos,
+)
 from vila_core.errors import UserError
 
 if TYPE_CHECKING:
@@ -53,8 +62,9 @@ class Encoder:
 
     The tokenizer is copied, so later changes of its padding or truncation don't matter here. The
     copy gets `<image>` as a special token when it lacks one; in the output `image_token_id` stands.
-    Special tokens spelled out in a corpus's own text are broken up: text can't forge an image, a
-    turn or an end. Raises UserError for a tokenizer without a fast implementation.
+    Special tokens spelled out in a corpus's own text are broken up, and the template's markers
+    too: text can't forge an image, a turn or an end. Raises UserError for a tokenizer without a
+    fast implementation, and what `ChatTemplate` raises for the template `tokenizer`.
     """
 
     def __init__(
@@ -85,15 +95,28 @@ class Encoder:
             )
         self._image_id = self._backend.token_to_id(IMAGE_TAG)
         self._prefix = _prefix(self._backend)
-        self._special = _special_tokens(self._backend)
+        specials = _special_tokens(self._backend)
+        self._special_ids = np.array(sorted(specials.values()), dtype=np.int64)
         self.template = get_template(template) if isinstance(template, str) else template
         self._filled = with_eos(self.template, str(tokenizer.eos_token or ""))
+        self._chat = None
+        if self.template.name == TOKENIZER:
+            self._chat = ChatTemplate(tokenizer)
+        markers = self._chat.markers if self._chat else _markers(self._filled)
+        self._forged = re.compile(
+            "|".join(map(re.escape, sorted({*specials, *markers}, key=len, reverse=True)))
+        )
 
     def with_template(self, template: str) -> Encoder:
         """Return this encoder with another template."""
         if template == self.template.name:
             return self
         return Encoder(self.tokenizer, template, self.image_token_id, self.tokens_per_image)
+
+    @property
+    def chat_template(self) -> str | None:
+        """The sha256 of the tokenizer's chat template, if that is what lays samples out."""
+        return self._chat.sha256 if self._chat else None
 
     def encode(self, sample: Sample) -> Encoded:
         """Encode a whole sample: nothing is cut off."""
@@ -120,28 +143,48 @@ class Encoder:
         images = int(at_image.sum())
         return Counts(len(ids) - images, int((supervised & ~at_image).sum()), images)
 
+    def supervised_text(self, sample: Sample) -> list[str]:
+        """Return the runs of characters that carry loss, in order, ends of turns included."""
+        text, marks = self.lay_out(sample)
+        edges = np.flatnonzero(np.diff(np.concatenate([[False], marks[:-1], [False]])))
+        return [text[start:stop] for start, stop in edges.reshape(-1, 2).tolist()]
+
     def _tokens(self, sample: Sample) -> tuple[np.ndarray, np.ndarray]:
         """Return ids with one token per image, and which of them are in supervised text."""
-        text, marks = self._text(sample)
+        text, marks = self.lay_out(sample)
         encoding = self._backend.encode(text, add_special_tokens=False)
-        ids = np.array([*self._prefix, *encoding.ids], dtype=np.int64)
+        ids = np.array(encoding.ids, dtype=np.int64)
         # A token belongs where its last character stands: "▁red" after "ASSISTANT:" begins with
         # the blank of the prompt and is part of the answer.
-        ends = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)[:, 1]
+        ends = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)[:, 1].copy()
+        for n in np.flatnonzero(np.isin(ids, self._special_ids)).tolist():
+            start, end = encoding.offsets[n]  # some special tokens swallow the blanks behind them
+            ends[n] = start + len(text[start:end].rstrip())
         inside = marks[np.maximum(ends, 1) - 1]
-        return ids, np.concatenate([np.zeros(len(self._prefix), dtype=bool), inside])
+        # A tokenizer's chat template writes the BOS itself, where there is to be one.
+        before = [] if self._chat and is_conversation(sample) else self._prefix
+        return (
+            np.concatenate([np.array(before, dtype=np.int64), ids]),
+            np.concatenate([np.zeros(len(before), dtype=bool), inside]),
+        )
 
-    def _text(self, sample: Sample) -> tuple[str, np.ndarray]:
-        """Return the rendered text, and for each of its characters whether it is supervised."""
+    def lay_out(self, sample: Sample) -> Laid:
+        """Return the rendered text, and which of its characters are supervised."""
+        if self._chat and is_conversation(sample):
+            return self._chat.lay_out(sample, self._clean)
         texts = []
         marks = bytearray()
         for piece in render(sample, self._filled):
             text = IMAGE_TAG if piece.text is None else piece.text
-            if piece.own and self._special.search(text):
-                text = self._special.sub(_broken_up, text)
+            if piece.own:
+                text = self._clean(text)
             texts.append(text)
             marks += (b"\1" if piece.supervised else b"\0") * len(text)
-        return "".join(texts), np.frombuffer(bytes(marks) + b"\0", dtype=bool)
+        return Laid("".join(texts), np.frombuffer(bytes(marks) + b"\0", dtype=bool))
+
+    def _clean(self, text: str) -> str:
+        """Return a corpus's own text with special tokens and markers broken up."""
+        return self._forged.sub(_broken_up, text)
 
 
 def _prefix(backend: Tokenizer) -> list[int]:
@@ -154,10 +197,15 @@ def _prefix(backend: Tokenizer) -> list[int]:
     return []
 
 
-def _special_tokens(backend: Tokenizer) -> re.Pattern[str]:
-    added = backend.get_added_tokens_decoder().values()
-    names = sorted({token.content for token in added if token.special}, key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, names)))
+def _special_tokens(backend: Tokenizer) -> dict[str, int]:
+    added = backend.get_added_tokens_decoder()
+    return {token.content: number for number, token in added.items() if token.special}
+
+
+def _markers(template: Template) -> set[str]:
+    """Return the markers that a template writes, whether or not the tokenizer knows them."""
+    values = (str(getattr(template, field.name)) for field in fields(template))
+    return {marker for value in values for marker in MARKERS.findall(value)}
 
 
 def _broken_up(match: re.Match[str]) -> str:

@@ -268,6 +268,13 @@ class _Packs(Dataset["Batch | VilaError"]):
 
         self._corpora, self._lengths = corpora, lengths
         self._encoders = [encoder.with_template(corpus.template) for corpus in corpora]
+        for corpus, its in zip(corpora, self._encoders, strict=True):
+            if its.chat_template != corpus.manifest.get("chat_template_sha256"):
+                raise UserError(
+                    f"corpus '{corpus.name}' was prepared with another chat template than that of "
+                    "the model's tokenizer.\n"
+                    "  fix: prepare it with the tokenizer of the model that is trained."
+                )
         self._transform = image_transform
         probe = io.BytesIO()
         Image.new("RGB", (32, 32)).save(probe, "PNG")
@@ -288,6 +295,13 @@ class _Packs(Dataset["Batch | VilaError"]):
             if len(one.input_ids) != planned:
                 raise UserError(
                     f"{sample.key}: {len(one.input_ids)} tokens, but the index counted {planned}.\n"
+                    "  fix: prepare the corpus with the tokenizer of the model that is trained."
+                )
+            learnt = int(self._corpora[source].index.num_supervised[number])
+            if one.num_supervised != learnt:
+                raise UserError(
+                    f"{sample.key}: {one.num_supervised} tokens carry loss, but the index counted "
+                    f"{learnt}.\n"
                     "  fix: prepare the corpus with the tokenizer of the model that is trained."
                 )
             encoded.append(one)

@@ -110,12 +110,17 @@ class VilaProcessor:
         self,
         text: str | Sequence[str],
         images: Sequence[Image.Image] | Sequence[Sequence[Image.Image]] = (),
+        *,
+        add_special_tokens: bool = True,
     ) -> BatchEncoding:
         """Encode prompts, left-padded for generation, and their images in reading order.
 
-        `images` is one list for one text, or one list per text. Returns `input_ids` and
-        `attention_mask` (B, T), and `pixel_values` (N, 3, H, W) when there are images. Raises
-        ValueError when a text's `<image>` places differ from its images in number.
+        `images` is one list for one text, or one list per text. Without `add_special_tokens` the
+        tokenizer adds no BOS: a prompt of its own chat template has it already.
+
+        Returns `input_ids` and `attention_mask` (B, T), and `pixel_values` (N, 3, H, W) when there
+        are images. Raises ValueError when a text's `<image>` places differ from its images in
+        number.
         """
         texts = [text] if isinstance(text, str) else list(text)
         lists = [images] if isinstance(text, str) else list(images) or [()] * len(texts)
@@ -132,6 +137,7 @@ class VilaProcessor:
                 )
         encoded = self.tokenizer(
             [self.expand(one) for one in texts],
+            add_special_tokens=add_special_tokens,
             padding=True,
             padding_side="left",
             return_tensors="pt",

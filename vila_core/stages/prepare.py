@@ -15,7 +15,7 @@ from pydantic import Field, field_validator, model_validator
 
 from vila_core.config import Frozen
 from vila_core.data.readers import READERS
-from vila_core.data.templates import TEMPLATES
+from vila_core.data.templates import NAMES
 from vila_core.errors import UserError
 from vila_core.jsonio import dumps
 from vila_core.miniature.config import WorldConfig
@@ -23,6 +23,7 @@ from vila_core.types import QUIET, Reporter, StageResult
 
 if TYPE_CHECKING:
     from vila_core.data.build import CorpusReport, CorpusSource
+    from vila_core.data.encode import Encoder
 
 _NAME = r"^[a-z0-9][a-z0-9_-]*$"
 
@@ -47,8 +48,8 @@ class CorpusConfig(Frozen):
     @field_validator("template")
     @classmethod
     def _known_template(cls, value: str | None) -> str | None:
-        if value is not None and value not in TEMPLATES:
-            raise ValueError(f"known templates are {', '.join(sorted(TEMPLATES))}")
+        if value is not None and value not in NAMES:
+            raise ValueError(f"known templates are {', '.join(NAMES)}")
         return value
 
     @model_validator(mode="after")
@@ -190,6 +191,7 @@ def _build(
     from vila_core.data.build import SampleLimits, build_corpus
     from vila_core.data.encode import Encoder
     from vila_core.data.shards import ShardLimits
+    from vila_core.data.supervision import table
     from vila_core.data.tokenizer import copy_tokenizer, load_tokenizer
 
     copy_tokenizer(tokenizer, data / "tokenizer")
@@ -199,6 +201,7 @@ def _build(
     )
     limits = SampleLimits(**config.limits.model_dump())
     shards = ShardLimits(config.shard_samples, config.shard_mib * 2**20)
+    _check_templates(sources, encoder)
     reports: list[CorpusReport] = []
     for number, source in enumerate(sources):
 
@@ -214,7 +217,19 @@ def _build(
         _check_share(done, source, data)
         report.info(f"{source.name}: {done.kept} samples, {len(done.set_aside)} set aside")
     report.progress(len(sources), len(sources), "corpora")
+    report.info("text tokens that carry loss; image places are not counted")
+    for line in table((one.name, one.supervision) for one in reports):
+        report.info(line)
     return reports
+
+
+def _check_templates(sources: Sequence[CorpusSource], encoder: Encoder) -> None:
+    """Raise UserError for a template that the tokenizer can't serve, before hours of reading."""
+    for source in sources:
+        try:
+            encoder.with_template(source.template)
+        except UserError as error:
+            raise UserError(f"corpus '{source.name}': {error}") from None
 
 
 def _write_report(reports: Sequence[CorpusReport], data: Path) -> None:
@@ -260,4 +275,9 @@ def _metrics(reports: Sequence[CorpusReport]) -> dict[str, float]:
     totals = ("samples", "text_tokens", "supervised", "images")
     metrics = {name: float(sum(one.manifest[name] for one in reports)) for name in totals}
     metrics["set_aside"] = float(sum(len(one.set_aside) for one in reports))
+    for one in reports:
+        total = one.supervision.total
+        metrics[f"supervised_share/{one.name}"] = total.share
+        metrics[f"wholly_masked/{one.name}"] = float(total.wholly_masked)
+        metrics[f"over_limit/{one.name}"] = float(total.over_limit)
     return metrics
