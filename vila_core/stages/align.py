@@ -11,6 +11,7 @@ from pydantic import Field
 from vila_core.model.presets import ModelConfig, load_preset
 from vila_core.stages._training import Part, TrainingConfig, build_model, train_model
 from vila_core.train.config import TrainConfig
+from vila_core.train.launch import in_processes
 from vila_core.types import QUIET, Mirror, Reporter, StageResult
 
 
@@ -26,6 +27,7 @@ class Config(TrainingConfig):
     train: TrainConfig = TrainConfig(steps=150, lr=3e-3, warmup_steps=5)
 
 
+@in_processes
 def run(
     config: Config,
     inputs: Mapping[str, Path],

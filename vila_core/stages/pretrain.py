@@ -10,6 +10,7 @@ from pydantic import Field
 
 from vila_core.stages._training import Part, TrainingConfig, load_model, train_model
 from vila_core.train.config import TrainConfig
+from vila_core.train.launch import in_processes
 from vila_core.types import QUIET, Mirror, Reporter, StageResult
 
 
@@ -25,6 +26,7 @@ class Config(TrainingConfig):
     train: TrainConfig = TrainConfig(steps=400, lr=1e-3, lr_projector=2e-3, warmup_steps=10)
 
 
+@in_processes
 def run(
     config: Config,
     inputs: Mapping[str, Path],

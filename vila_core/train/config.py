@@ -72,6 +72,12 @@ class TrainConfig(Frozen):
     )
     engine: Literal["plain", "deepspeed"] = Field(default="plain", description="who runs the step")
     zero_stage: Literal[0, 1, 2, 3] = Field(default=0, description="DeepSpeed's ZeRO stage")
+    processes: int = Field(
+        default=1,
+        gt=0,
+        description="ranks that the task starts on its machine by torchrun, one per GPU; "
+        "above 1 needs engine: deepspeed",
+    )
     activation_checkpointing: bool = Field(
         default=False,
         description="compute activations again in backward instead of keeping them: same numbers, "
@@ -106,6 +112,13 @@ class TrainConfig(Frozen):
                     f"profile_steps {self.profile_steps} must be a first and a last step between 1 "
                     f"and steps ({self.steps})"
                 )
+        if self.processes > 1 and self.engine == "plain":
+            raise ValueError(f"processes {self.processes} needs engine: deepspeed")
+        if self.packs_per_step % self.processes:
+            raise ValueError(
+                f"packs_per_step ({self.packs_per_step}) must be a multiple of processes "
+                f"({self.processes}): each takes as many"
+            )
         if self.zero_stage and self.engine == "plain":
             raise ValueError(f"zero_stage {self.zero_stage} needs engine: deepspeed")
         return self
@@ -126,6 +139,9 @@ class TrainConfig(Frozen):
         `keep_every`, `save_in_background`, `log_every`, `watchdog_s`, `profile_steps`) and those
         that change only who computes (`engine`, `zero_stage`, `activation_checkpointing`, `device`,
         `threads`): the result then agrees to rounding, which the loop says when it resumes.
+        `keep_every`, `save_in_background`, `log_every`) and those that change only who computes
+        (`engine`, `zero_stage`, `processes`, `activation_checkpointing`, `device`, `threads`): the
+        result then agrees to rounding, which the loop says when it resumes.
         """
         return self.model_dump(mode="json", exclude=_NOT_NUMBERS)
 
@@ -140,6 +156,7 @@ _NOT_NUMBERS = {
     "profile_steps",
     "engine",
     "zero_stage",
+    "processes",
     "activation_checkpointing",
     "device",
     "threads",

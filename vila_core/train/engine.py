@@ -81,12 +81,18 @@ class Engine(Protocol):
 
 
 def choose_device(config: TrainConfig) -> torch.device:
-    """Return this process's device. Raises UserError for `cuda` where there is none."""
+    """Return this process's device. Raises UserError where there aren't enough GPUs."""
     if config.device == "cuda" and not torch.cuda.is_available():
         raise UserError("device: cuda is set, but torch finds no CUDA device; use device: auto.")
     if config.device == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    number, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if number >= there:
+        raise UserError(
+            f"processes: {number + 1} or more need a GPU each, but torch finds {there}; set "
+            f"processes to at most {there}, or device: cpu."
+        )
+    return torch.device("cuda", number)
 
 
 def create_engine(model: nn.Module, config: TrainConfig) -> Engine:
