@@ -1,16 +1,18 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from pydantic import ValidationError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file, save, save_file
 
 from tests.train.test_train_resume import Breaks, names
 from tests.train.tiny import Recorder, settings, train
 from vila_core.errors import VilaError
-from vila_core.train.checkpoint import Checkpoints, expired
+from vila_core.train.checkpoint import Checkpoints, expired, open_checkpoint
+from vila_core.train.difference import differences
 from vila_core.train.tensor_file import write_tensors
 
 BIG = 2 << 20  # values: long enough to write that the next line runs before it is done
@@ -107,3 +109,32 @@ def test_every_nth_stays_for_ever(tmp_path: Path) -> None:
 def test_keep_every_must_fall_on_saves(save_every: int) -> None:
     with pytest.raises(ValidationError, match="must be a multiple of save_every"):
         settings(save_every=save_every, keep_every=6)
+
+
+def test_the_difference_of_two_checkpoints_is_named(tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        train(tmp_path / name, settings())
+    one, other = (tmp_path / name / "checkpoints/step-12" for name in ("one", "other"))
+    assert differences(open_checkpoint(one), open_checkpoint(other)) == []
+    path = other / "weights-00000.safetensors"
+    tensors = load_file(path)
+    tensors["head.weight"][1, 2] = -tensors["head.weight"][1, 2]
+    save_file(tensors, path)
+    state = json.loads((other / "state.json").read_text())
+    assert [row["step"] for row in state["steps"]] == [11, 12], "since the checkpoint of step 10"
+    state["steps"][0]["packs"][0][0] = "other/key"
+    state["steps"][1]["loss"] += 1e-9
+    state["rng"][0]["numpy"][1] += 1
+    (other / "state.json").write_text(json.dumps(state))
+    found = differences(open_checkpoint(one), open_checkpoint(other))
+    assert [text.split(":")[0] for text in found] == [
+        "step 11, pack 0, sample 0", "step 12", "weights head.weight", "step 12",
+    ]  # fmt: skip
+    assert "was tiny/00000/000010, is other/key" in found[0]
+    assert "1 of 768 values differ, the first at 26" in found[2]
+    assert "random generators" in found[3]
+    del tensors["head.weight"]
+    save_file(tensors, path)
+    assert "weights head.weight: is missing" in differences(
+        open_checkpoint(one), open_checkpoint(other)
+    )

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,16 @@ import torch
 from torch.nn import functional as F
 
 from tests.train.test_train_resume import ROOT, Breaks
-from tests.train.tiny import Recorder, TinyModel, same_weights, settings, train
+from tests.train.tiny import (
+    Recorder,
+    TinyModel,
+    TinySource,
+    same_weights,
+    settings,
+    tiny_loss,
+    train,
+)
+from vila_core.train.loop import fit
 
 LINEAR = F.linear
 ENGINES = [
@@ -82,30 +92,64 @@ def test_another_engine_continues_a_checkpoint_and_says_so(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_two_ranks_learn_what_one_learns(tmp_path: Path) -> None:
-    runs = [
-        {"engine": "deepspeed", "zero_stage": stage, "packs_per_step": 4} for stage in (0, 1, 2, 3)
+def test_two_ranks_learn_what_one_learns_and_continue_each_other(tmp_path: Path) -> None:
+    """Each ZeRO stage: two ranks from the start, two ranks after one, and one rank after two."""
+    model, report = one_rank(tmp_path / "one", stage=None)
+    configs = [
+        {"engine": "deepspeed", "zero_stage": stage, "packs_per_step": 4, "keep": 9}
+        for stage in (0, 1, 2, 3)
     ]
-    text = json.dumps(runs)
+    for stage in range(4):  # what a kill after step 5 would have left, of another stage
+        one_rank(tmp_path / f"one-{stage}", stage=(stage + 1) % 4)
+        leave_step_5(tmp_path / f"one-{stage}", tmp_path / "two" / str(4 + stage))
     launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
     launcher += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    text = json.dumps(configs * 2)
     two = [sys.executable, *launcher, "-m", "tests.train.tiny", str(tmp_path / "two"), text]
     done = subprocess.run(
         two, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    from tests.train.tiny import TinySource, tiny_loss
-    from vila_core.train.loop import fit
-
-    model, report = TinyModel(dropout=0.0), Recorder()
-    config = settings(packs_per_step=4)
-    out_dir = tmp_path / "one"
-    fit(model, TinySource(4), config, loss_fn=tiny_loss, out_dir=out_dir, report=report)
-    for number in range(4):
-        result = json.loads((tmp_path / "two" / str(number) / "result.json").read_text())
-        assert result["losses"] == pytest.approx(report.losses, rel=1e-6), f"ZeRO-{number}"
+    samples = packs(tmp_path / "one")
+    for number in range(8):
+        folder = tmp_path / "two" / str(number)
+        result = json.loads((folder / "result.json").read_text())
+        expected = report.losses[5 if number > 3 else 0 :]
+        assert result["losses"] == pytest.approx(expected, rel=1e-6), f"run {number}"
+        assert packs(folder) == samples, "the same samples in the same order"
         for key, value in model.state_dict().items():
             torch.testing.assert_close(
                 torch.tensor(result["weights"][key]), value, rtol=1e-4, atol=1e-5
             )
+    for stage in range(4):
+        folder = tmp_path / f"after-two-{stage}"
+        leave_step_5(tmp_path / "two" / str(stage), folder)
+        _, resumed = one_rank(folder, stage=stage)
+        assert resumed.losses == pytest.approx(report.losses[5:], rel=1e-6), f"ZeRO-{stage}"
+        assert packs(folder) == samples
+        assert any("equal within rounding" in line for line in resumed.lines)
+
+
+def one_rank(folder: Path, *, stage: int | None) -> tuple[TinyModel, Recorder]:
+    """Train in this process what the ranks train: no dropout, whose masks depend on the rank."""
+    model, report = TinyModel(dropout=0.0), Recorder()
+    engine = {} if stage is None else {"engine": "deepspeed", "zero_stage": stage}
+    config = settings(packs_per_step=4, keep=9, **engine)
+    fit(model, TinySource(4), config, loss_fn=tiny_loss, out_dir=folder, report=report)
+    return model, report
+
+
+def leave_step_5(run: Path, folder: Path) -> None:
+    shutil.copytree(run / "checkpoints" / "step-5", folder / "checkpoints" / "step-5")
+
+
+def packs(folder: Path) -> dict[int, list[list[str]]]:
+    """The sample keys of each pack of steps 6 to 12, from the checkpoints."""
+    rows = [
+        row
+        for step in (10, 12)
+        for row in json.loads((folder / f"checkpoints/step-{step}/state.json").read_text())["steps"]
+    ]
+    assert [row["step"] for row in rows] == list(range(6, 13))
+    return {row["step"]: row["packs"] for row in rows}

@@ -51,6 +51,14 @@ class Checkpoint:
                 for name in file.keys():  # noqa: SIM118  (not a mapping)
                     yield name, file.get_tensor(name)
 
+    def tensor(self, kind: str, name: str) -> torch.Tensor | None:
+        """Return one tensor, None when there is no such."""
+        for path in sorted(self.path.glob(f"{kind}-*.safetensors")):
+            with safe_open(path, framework="pt", device="cpu") as file:
+                if name in file.keys():  # noqa: SIM118
+                    return file.get_tensor(name)
+        return None
+
 
 class Checkpoints:
     """The checkpoints below one folder.

@@ -149,6 +149,7 @@ class _Training:
         self.profiler = StepProfiler(config.profile_steps, self.engine, out_dir, self.report)
         self.step = 0
         self.tally = Tally()
+        self.trace = run_state.Trace()
         self.source_state = source.initial_state()
         self.resumed_from = None
         self.flops_per_token = 0.0
@@ -171,6 +172,8 @@ class _Training:
             batches, self.source_state = self._next(steps)
             loss, norm = self._train_step(batches, clock)
             self.step += 1
+            if config.save_every:
+                self.trace.add(self.step, loss, batches)
             self.profiler.end(self.step)
             self.report.progress(self.step, config.steps, "step", loss=loss)
             if self.step % config.log_every == 0 or self.step == config.steps:
@@ -310,6 +313,7 @@ class _Training:
             "rng": rngs,
             "tally": self.tally.to_json(),
             "engine": _engine_words(config, engine),
+            "steps": self.trace.take(engine.gather(self.trace.packs)),
         }
         self.checkpoints.save(
             self.step,

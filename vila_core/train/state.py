@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import os
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,9 +15,31 @@ from torch import nn
 
 from vila_core.errors import UserError
 from vila_core.train.config import TrainConfig
-from vila_core.types import StepSource
+from vila_core.types import Batch, StepSource
 
 _SAMPLED = 1024  # values per tensor that go into the model's fingerprint
+
+
+class Trace:
+    """What the steps since the last checkpoint did, for `vila verify resume` to compare with."""
+
+    def __init__(self) -> None:
+        self.packs: list[list[list[str]]] = []  # this rank's: keys by step and micro-batch
+        self._steps: list[dict[str, Any]] = []
+
+    def add(self, step: int, loss: float, batches: Sequence[Batch]) -> None:
+        """Note one step."""
+        self._steps.append({"step": step, "loss": loss})
+        self.packs.append([list(batch.sample_keys) for batch in batches])
+
+    def take(self, ranks: Sequence[list[list[list[str]]]]) -> list[dict[str, Any]]:
+        """Return the steps with the packs of all `ranks` in their global order, and forget them."""
+        found = [
+            {**step, "packs": [pack for together in zip(*packs, strict=True) for pack in together]}
+            for step, packs in zip(self._steps, zip(*ranks, strict=True), strict=True)
+        ]
+        self.packs, self._steps = [], []
+        return found
 
 
 @contextlib.contextmanager
