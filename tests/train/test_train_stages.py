@@ -170,6 +170,31 @@ def test_an_interrupted_stage_writes_the_same_bytes(parts: dict[str, Path], tmp_
         assert (whole / name).read_bytes() == (resumed / name).read_bytes(), name
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("before", "after"), [(0, 2), (2, 0)])
+def test_a_stage_resumed_with_other_loader_workers_writes_the_same_bytes(
+    before: int, after: int, parts: dict[str, Path], tmp_path: Path
+) -> None:
+    class Stop(Recorder):
+        def progress(self, done: int, total: int, unit: str, **values: float) -> None:
+            if done == 8:
+                raise KeyboardInterrupt
+
+    whole = run_align(parts, tmp_path / "whole").outputs["model"]
+    (tmp_path / "cut").mkdir()
+    settings = config(align)
+    with pytest.raises(KeyboardInterrupt):
+        align.run(
+            settings.model_copy(update={"num_workers": before}), parts, tmp_path / "cut", Stop()
+        )
+    report = Recorder()
+    settings = settings.model_copy(update={"num_workers": after})
+    resumed = align.run(settings, parts, tmp_path / "cut", report).outputs["model"]
+    assert "resumed after step 5 from step-5" in report.lines
+    name = "model.safetensors"
+    assert (whole / name).read_bytes() == (resumed / name).read_bytes()
+
+
 def test_deepspeed_trains_the_vlm_to_the_same_bytes(parts: dict[str, Path], tmp_path: Path) -> None:
     plain = run_align(parts, tmp_path / "plain", packs_per_step=2).outputs["model"]
     engine = {"engine": "deepspeed", "packs_per_step": 2}
