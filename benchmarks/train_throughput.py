@@ -9,9 +9,8 @@ backward, update.
 
 Useful tokens are those of samples, image tokens included; padding is not. Two baselines: padded
 batches of 8 in random order (transformers' default) and sorted by length. Ours takes packs of 4,096
-tokens from the planner of training. Each side has a process of its own (ours sets its allocator, as
-training does); they take turns. Before anything is timed, the summed losses of both sides over all
-samples must agree, or the script fails.
+tokens from the planner of training. Each side has a process of its own; they take turns. Before
+anything is timed, the summed losses of both sides over all samples must agree, or the script fails.
 """
 
 from __future__ import annotations
@@ -200,8 +199,8 @@ def loss_sums(
     theirs: LlavaForConditionalGeneration,
     samples: Sequence[Made],
 ) -> tuple[float, float]:
-    """The loss over all samples, summed, by each side. Theirs has one word more: probability
-    of a word that never occurs, with logit 0, is taken out."""
+    """The loss over all samples, summed, by each side. The logit of theirs' one word more, the
+    image token, is left out."""
     with torch.no_grad():
         mine = sum(float(vila_loss(ours, batch)) for batch in packed(samples, PACK_TOKENS))
         other = 0.0

@@ -36,7 +36,7 @@ def gradients(loss: torch.Tensor, of: list[torch.Tensor]) -> list[torch.Tensor]:
 def test_loss_and_gradients_are_those_of_cross_entropy(
     weighted: bool, biased: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(heads._CHUNK, "cpu", 20 * 37)  # 20 rows at a time: the last chunk is short
+    monkeypatch.setitem(heads.CHUNK, "cpu", 20 * 37)  # 20 rows at a time: the last chunk is short
     inputs = leaves((47, 16), (37, 16), (37,))
     hidden, weight, bias = inputs
     targets = torch.randint(37, (47,))

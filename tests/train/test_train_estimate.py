@@ -15,7 +15,7 @@ import torch
 from peak import MODELS, build, pack
 
 from vila_core.errors import UserError
-from vila_core.model import build_preset, freeze, load_preset
+from vila_core.model import build_preset, causal, freeze, load_preset
 from vila_core.train import estimate
 from vila_core.train.config import TrainConfig
 from vila_core.train.engine import PlainEngine
@@ -43,8 +43,7 @@ def test_flops_and_activations_are_what_the_model_computes_and_keeps(
             kept = _kept_bytes(model, batch)
         assert estimate.flops(shape, load, trains) == pytest.approx(counter.flops, rel=0.02)
         memory = _memory(shape, load, trains)
-        # Of the logits, the log-probabilities are kept; the rest comes with the backward pass.
-        assert memory.activations + memory.logits / 3 == pytest.approx(kept, rel=0.02)
+        assert memory.activations == pytest.approx(kept, rel=0.02)
 
 
 @pytest.mark.parametrize("trains", [ALIGN, TUNE])
@@ -63,8 +62,8 @@ def test_activations_in_bf16_and_checkpointed(trains: tuple[str, ...], mode: str
         inputs = language.layers * load.tokens * language.width * 4
         layer = memory.activations - memory.activations_checkpointed + inputs
         layer /= language.layers - 1
-        planned = memory.activations_checkpointed + memory.logits / 3 - layer
-        assert planned == pytest.approx(kept, rel=0.05)
+        planned = memory.activations_checkpointed - layer
+        assert planned == pytest.approx(kept, rel=0.07)  # the hooks miss the position tables
         return
     if mode == "pure":  # as DeepSpeed's engine has it: tables stay in fp32
         tables = {key: value.clone() for key, value in model.named_buffers()}
@@ -76,7 +75,7 @@ def test_activations_in_bf16_and_checkpointed(trains: tuple[str, ...], mode: str
     else:
         kept = _kept_bytes(model, batch, torch.autocast("cpu", dtype=torch.bfloat16))
     memory = _memory(shape, load, trains, precision="bf16", zero_stage=int(mode == "pure"))
-    planned = memory.activations + memory.logits / 3
+    planned = memory.activations
     if mode == "autocast":
         planned += memory.buffers  # its copies of the weights
     assert planned == pytest.approx(kept, rel=0.02)
@@ -155,6 +154,10 @@ def test_sharding_divides_what_it_shards():
         assert one(2, ranks).gradients == 4 * trained / ranks
         assert one(3, ranks).weights == 2 * shape.total / ranks
         assert one(1, ranks).activations == one(3, ranks).activations
+
+
+def test_the_blocks_of_attention_are_the_kernels():
+    assert (estimate.BLOCK, estimate.BLOCKED_LONGEST) == (causal.BLOCK, causal.LONGEST)
 
 
 def test_experts_are_refused():

@@ -16,7 +16,7 @@ import torch
 
 LONGEST = 1024
 """Longer sequences are left to torch: the probabilities that are kept grow with L squared."""
-_BLOCK = 128
+BLOCK = 128
 
 
 def causal_attention(
@@ -27,6 +27,10 @@ def causal_attention(
     `scale` multiplies the scores before the softmax. Keeps N * L * (L + 128) / 2 probabilities for
     the backward pass, which can run only once.
     """
+    device = query.device.type
+    if torch.is_autocast_enabled(device):  # positions are applied in fp32: torch's own casts too
+        dtype = torch.get_autocast_dtype(device)
+        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     return _Causal.apply(query, key, value, scale)  # type: ignore[return-value]
 
 
@@ -38,9 +42,9 @@ class _Causal(torch.autograd.Function):
         query = query * scale
         length = query.shape[1]
         out, kept = torch.empty_like(query), []
-        future = torch.ones(_BLOCK, _BLOCK, dtype=torch.bool, device=query.device).triu_(1)
-        for start in range(0, length, _BLOCK):
-            end = min(length, start + _BLOCK)
+        future = torch.ones(BLOCK, BLOCK, dtype=torch.bool, device=query.device).triu_(1)
+        for start in range(0, length, BLOCK):
+            end = min(length, start + BLOCK)
             scores = torch.bmm(query[:, start:end], key[:, :end].transpose(1, 2))
             rows = end - start
             scores[:, :, start:].masked_fill_(future[:rows, :rows], -torch.inf)
@@ -59,8 +63,8 @@ class _Causal(torch.autograd.Function):
         grad_query = torch.empty_like(query)
         grad_key, grad_value = torch.zeros_like(key), torch.zeros_like(value)
         inner = (grad * out).sum(-1, keepdim=True)
-        for weights, start in zip(kept, range(0, length, _BLOCK), strict=True):
-            end = min(length, start + _BLOCK)
+        for weights, start in zip(kept, range(0, length, BLOCK), strict=True):
+            end = min(length, start + BLOCK)
             grad_rows = grad[:, start:end]
             grad_value[:, :end].baddbmm_(weights.transpose(1, 2), grad_rows)
             scores = torch.bmm(grad_rows, value[:, :end].transpose(1, 2))

@@ -18,7 +18,7 @@ from torch.overrides import handle_torch_function, has_torch_function
 
 PLAIN_HEADS = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 """transformers' classes whose logits are their `lm_head` of the last hidden states and no more."""
-_CHUNK = {"cpu": 1 << 20, "cuda": 1 << 27}
+CHUNK = {"cpu": 1 << 20, "cuda": 1 << 27}
 """Logits per chunk: what stays in a CPU's cache; on a GPU what keeps the matrix units busy."""
 
 
@@ -129,7 +129,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         if bias_V is not None and wants_bias:
             grad_bias = torch.zeros_like(bias_V, dtype=torch.float32)
         loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
-        rows = max(16, _CHUNK.get(device, _CHUNK["cuda"]) // weight.shape[0])
+        rows = max(16, CHUNK.get(device, CHUNK["cuda"]) // weight.shape[0])
         for start in range(0, len(targets_N), rows):
             part = slice(start, start + rows)
             hidden_CD, targets_C1 = hidden[part], targets_N[part, None]
@@ -159,7 +159,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                     grad_weight += torch.mm(grad_CV.T, hidden_CD)
             if grad_bias is not None:
                 grad_bias += scores_CV.sum(0)
-        ctx.grads = (grad_hidden, grad_weight, grad_bias)
+        ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
         ctx.dtypes = (
             hidden_ND.dtype,
             weight_VD.dtype,
@@ -170,12 +170,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_loss: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
-        """Scale what the forward pass found. The buffers are given away: it can run only once."""
-        grads, ctx.grads = ctx.grads, None
-        if grads is None:
-            raise RuntimeError("the loss head's gradient can be taken only once")
+        """Scale what the forward pass found, in place: it can run only once."""
         scaled = [
             None if grad is None else grad.mul_(grad_loss.to(grad.dtype)).to(dtype)
-            for grad, dtype in zip(grads, ctx.dtypes, strict=True)
+            for grad, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         ]
         return (*scaled, None, None)

@@ -14,7 +14,6 @@ from torch import nn
 
 from vila_core.errors import UserError
 from vila_core.train.config import TrainConfig
-from vila_core.train.memory import keep_freed_memory
 from vila_core.train.optim import adamw, set_lr
 from vila_core.train.phases import Phases
 from vila_core.types import Batch
@@ -97,8 +96,6 @@ def choose_device(config: TrainConfig) -> torch.device:
 
 def create_engine(model: nn.Module, config: TrainConfig) -> Engine:
     """Return the engine that `config` names, over `model`."""
-    if choose_device(config).type == "cpu":
-        keep_freed_memory()
     if config.engine == "deepspeed":
         from vila_core.train.deepspeed_engine import DeepSpeedEngine
 

@@ -18,6 +18,7 @@ BUCKET = 500_000_000  # elements; see DeepSpeedEngine._settings
 STAGE3_LIVE = 1_000_000_000  # DeepSpeed's stage3_max_live_parameters
 STAGE3_SUB_GROUP = 1_000_000_000  # DeepSpeed's sub_group_size: updated at a time
 FP32, BF16 = 4, 2
+BLOCK, BLOCKED_LONGEST = 128, 1024  # of `model.causal`, which needs torch to be imported
 ERROR = (-0.12, 0.12)
 """Between these the estimate of memory stays of what was measured in tests: true peaks of small
 models in one process on a CPU, plain engine and ZeRO 0 to 3, fp32 and bf16 (estimate / peak - 1).
@@ -51,6 +52,7 @@ class Language:
     ffn: int
     vocabulary: int
     linear: int  # weights of all linear layers but the head
+    loss_chunks: Mapping[str, int] | None  # logits at a time by device; None: all of them
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,8 @@ def shape_of(model: Any) -> Shape:
     config, vision, text = model.config, model.config.vision_config, model.config.text_config
     if any(getattr(text, name, None) for name in ("num_experts", "num_local_experts")):
         raise UserError(f"language model '{text.model_type}': mixtures of experts can't be planned")
+    from vila_core.model.head import CHUNK, PLAIN_HEADS
+
     head = model.get_output_embeddings()
     linear = sum(
         module.weight.numel()
@@ -152,6 +156,7 @@ def shape_of(model: Any) -> Shape:
             ffn=text.intermediate_size,
             vocabulary=text.vocab_size,
             linear=linear,
+            loss_chunks=CHUNK if type(model.language_model).__name__ in PLAIN_HEADS else None,
         ),
     )
 
@@ -239,8 +244,7 @@ def memory(
         optimizer=moments + masters,
         activations=saved.activations(),
         activations_checkpointed=saved.checkpointed(),
-        # Log-probabilities, their gradient and the logits' gradient, in fp32; only where supervised
-        logits=3 * FP32 * largest.supervised * shape.language.vocabulary,
+        logits=saved.logits(),
         buffers=_buffers(shape, trained, element, zero_stage, ranks, autocast),
         tower=saved.tower_pass(),
     )
@@ -255,7 +259,8 @@ def _buffers(
         reduced = FP32 * min(bucket, train) if ranks > 1 else 0
         # Autocast's copies of weights last from the forward pass to the backward pass.
         language = shape.language
-        cast = language.linear + language.width * language.vocabulary
+        head = language.width * language.vocabulary if not language.loss_chunks else 0
+        cast = language.linear + head
         copies = BF16 * (cast + shape.parameters["projector"]) if autocast else 0
         return max(reduced, copies)
     if stage < 3:  # a bucket, and the flat fp32 gradient that the update reads
@@ -297,12 +302,19 @@ class _Saved:
         shared = language.kv_heads * language.head_dim
         if self.cpu and shared != attention:
             shared = attention  # CPU kernels get repeated keys and values
+        kept = FP32 * language.heads * self.load.tokens  # the log-sums of flash attention
+        if self.cpu and self.load.squares <= BLOCKED_LONGEST * self.load.tokens:
+            # Our kernel's probabilities: of each block of queries, up to its end. A sample's last
+            # block is part of one: on average BLOCK^2 / 12 less, for tokens^2 / squares samples.
+            blocks = (self.load.squares + BLOCK * self.load.tokens) / 2
+            blocks -= BLOCK**2 / 12 * self.load.tokens**2 / max(self.load.squares, 1.0)
+            kept = low * language.heads * blocks
         outputs = 2 if self.cpu and self.trains else 1  # on CPU samples are put back in order
-        attended = low * ((1 + outputs) * attention + 2 * shared) + FP32 * language.heads
+        attended = low * ((1 + outputs) * attention + 2 * shared)
         mlp = low * language.ffn * (4 if self.trains else 3)
         # Autocast casts a layer's input for each of query, key and value, gate and up.
         casts = 3 * BF16 * language.width if self.autocast and self.trains else 0
-        return self.load.tokens * (2 * self._norm() + attended + mlp + casts)
+        return self.load.tokens * (2 * self._norm() + attended + mlp + casts) + kept
 
     def _norm(self) -> float:
         width = self.shape.language.width
@@ -312,7 +324,11 @@ class _Saved:
     def _ends(self, *, recomputed: bool = False) -> float:
         """Last norm, the head's input, position tables, image features and pixels."""
         language, load = self.shape.language, self.load
-        head = self.low * load.supervised * language.width if self.trains else 0.0
+        if language.loss_chunks:  # the loss keeps the gradients of the head's input and weights
+            head = self.low * load.supervised * language.width
+            head += FP32 * language.vocabulary * language.width * self.trains
+        else:
+            head = self.low * load.supervised * language.width * self.trains
         positions = 2 * FP32 * load.tokens * language.head_dim
         # The last norm's output is only kept where the head reads it.
         norm = load.tokens * ((FP32 + self.residual * self.trains) * language.width + FP32)
@@ -350,6 +366,15 @@ class _Saved:
         tower = self.shape.tower
         works = (tower.layers + 1) * tower.width + 4 * tower.width + 2 * tower.ffn
         return self.images * tower.tokens * works * self.low
+
+    def logits(self) -> float:
+        """What the loss works with, beside what it keeps."""
+        language = self.shape.language
+        logits = self.load.supervised * language.vocabulary
+        if not language.loss_chunks:  # log-probabilities, their gradient, the logits' gradient
+            return 3 * FP32 * logits
+        chunk = min(logits, language.loss_chunks["cpu" if self.cpu else "cuda"])
+        return chunk * (FP32 + (2 * BF16 if self.low == BF16 else 0))
 
     def activations(self) -> float:
         """Everything is kept."""
