@@ -43,6 +43,8 @@ class VilaForConditionalGeneration(PreTrainedModel, GenerationMixin):
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_attention_backend = True
+    adapter_settings: str = ""
+    """What adapters in the language model depend on beside their tensors, for fingerprints."""
 
     def __init__(self, config: VilaConfig) -> None:
         super().__init__(config)

@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from vila_core.config import Frozen
 from vila_core.errors import UserError, require
-from vila_core.train.config import TrainConfig
+from vila_core.train.config import LoraConfig, TrainConfig
 from vila_core.types import Mirror, Reporter, StageResult
 
 if TYPE_CHECKING:
@@ -48,7 +48,20 @@ class TrainingConfig(Frozen):
         default=None, gt=0, description="samples among which packs are planned; default: by size"
     )
     num_workers: int = Field(default=0, ge=0, description="processes that read and decode ahead")
+    lora: LoraConfig | None = Field(
+        default=None,
+        description="train adapters of the language model, not its weights; merged at the end",
+    )
     train: TrainConfig = Field(description="optimisation, engine and checkpoints")
+
+    @field_validator("lora")
+    @classmethod
+    def _adapts_what_trains(
+        cls, lora: LoraConfig | None, info: ValidationInfo
+    ) -> LoraConfig | None:
+        if lora is not None and "language_model" not in info.data.get("trains", ()):
+            raise ValueError("it adapts the language model, which `trains` doesn't name")
+        return lora
 
     @field_validator("mixture")
     @classmethod
@@ -94,6 +107,13 @@ def train_model(
     corpora = open_corpora(data, config.mixture)
     model, processor = load()
     counts = freeze(model, config.trains)
+    adapters = None
+    if config.lora is not None:
+        from vila_core.train.lora import Adapters
+
+        adapters = Adapters(model.language_model, config.lora, seed=config.train.seed)
+        model.adapter_settings = adapters.settings
+        counts["language_model"] = adapters.num_parameters
     trained = ", ".join(f"{part} {count:,}" for part, count in counts.items() if count)
     report.info(f"trains {trained} parameters; all else is frozen")
     first = next(iter(corpora.values()))
@@ -142,6 +162,9 @@ def train_model(
     if result.rank == 0:
         shutil.rmtree(folder, ignore_errors=True)  # of an attempt that was cut off while saving
         folder.mkdir(parents=True)
+        if adapters is not None:
+            adapters.save(folder / "adapter")
+            model.language_model = adapters.merge()
         save(model, processor, folder)
     return StageResult({"model": folder}, metrics)
 

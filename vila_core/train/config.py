@@ -146,6 +146,19 @@ class TrainConfig(Frozen):
         return self.model_dump(mode="json", exclude=_NOT_NUMBERS)
 
 
+class LoraConfig(Frozen):
+    """Low-rank adapters in place of the language model's own weights."""
+
+    r: int = Field(default=16, gt=0, description="rank of each adapter")
+    alpha: int = Field(default=32, gt=0, description="adapters count alpha / r times")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="on what goes into an adapter")
+    target_modules: tuple[str, ...] | None = Field(
+        default=None,
+        min_length=1,
+        description="last names of the layers that get one; unset: all linear ones but the head",
+    )
+
+
 _NOT_NUMBERS = {
     "save_every",
     "keep",

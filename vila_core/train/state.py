@@ -109,7 +109,7 @@ def model_fingerprint(model: nn.Module) -> str:
     A sample (1,024 values per tensor, evenly spread) rather than all: it tells another base model
     at once, and costs milliseconds where reading 13 billion values costs minutes.
     """
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(str(getattr(model, "adapter_settings", "")).encode())
     for name, parameter in model.named_parameters():
         line = f"{name} {tuple(parameter.shape)} {parameter.dtype} {parameter.requires_grad}\n"
         digest.update(line.encode())
