@@ -29,6 +29,7 @@ from vila_core.model import (
     load_preset,
     preset_names,
 )
+from vila_core.model.layouts import keys
 from vila_core.model.projector import Downsample
 
 logging.disable_progress_bar()
@@ -48,9 +49,10 @@ LANGUAGE_MODELS = {
 }
 
 
-@pytest.mark.parametrize("tower", TOWERS)
-@pytest.mark.parametrize("language_model", LANGUAGE_MODELS)
-def test_logits_and_greedy_ids_equal_transformers_llava(tower: str, language_model: str) -> None:
+def pair(
+    tower: str, language_model: str
+) -> tuple[VilaForConditionalGeneration, LlavaForConditionalGeneration]:
+    """Our model and transformers' with the same weights; its table has one row more."""
     select = "patch" if tower == "clip" else "cls_patch"
     torch.manual_seed(1)
     ours = VilaForConditionalGeneration(
@@ -81,7 +83,13 @@ def test_logits_and_greedy_ids_equal_transformers_llava(tower: str, language_mod
     with torch.no_grad():
         theirs.lm_head.weight.zero_()
         theirs.lm_head.weight[:101] = ours.language_model.lm_head.weight
+    return ours, theirs
 
+
+@pytest.mark.parametrize("tower", TOWERS)
+@pytest.mark.parametrize("language_model", LANGUAGE_MODELS)
+def test_logits_and_greedy_ids_equal_transformers_llava(tower: str, language_model: str) -> None:
+    ours, theirs = pair(tower, language_model)
     for images in range(5):
         ids = torch.tensor([sample(ours, images, 6, seed=images)])
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
@@ -99,6 +107,42 @@ def test_logits_and_greedy_ids_equal_transformers_llava(tower: str, language_mod
         assert torch.equal(
             ours.generate(**inputs, **settings), theirs.generate(**inputs, **settings)
         )
+
+
+@pytest.mark.parametrize("tower", TOWERS)
+@pytest.mark.parametrize("language_model", LANGUAGE_MODELS)
+def test_gradients_equal_transformers_llava(tower: str, language_model: str) -> None:
+    """Of every parameter, with two images, to 1e-5 of the largest entry of each tensor's."""
+    ours, theirs = pair(tower, language_model)
+    ids = torch.tensor([sample(ours, 2, 6, seed=7)])
+    targets = ids[0, 1:].masked_fill(ids[0, 1:] == 101, -100)
+    pixels = torch.randn(2, 3, 32, 32)
+    for model in (ours, theirs):
+        model.train()
+        logits = model(input_ids=ids, pixel_values=pixels).logits[0, :-1, :101]
+        torch.nn.functional.cross_entropy(logits, targets).backward()
+    table = keys.transformers_452("")
+    expected = {name: parameter.grad for name, parameter in theirs.named_parameters()}
+    compared = 0
+    for name, parameter in ours.named_parameters():
+        other = expected.pop(keys.to_layout(name, table))
+        if parameter.grad is None:  # behind the layer whose features are taken
+            assert other is None or not other.any(), name
+            assert name.startswith("vision_tower."), name
+            continue
+        assert other is not None, name
+        other = other[: len(parameter)]
+        # Attention can't see the bias of its keys: all of that gradient is rounding.
+        scale = parameter.grad.abs().max()
+        if name.endswith("k_proj.bias"):
+            weight = ours.get_parameter(name.replace("bias", "weight")).grad
+            assert weight is not None
+            scale = weight.abs().max()
+        assert scale > 0, name
+        assert (parameter.grad - other).abs().max() <= 1e-5 * scale, name
+        compared += 1
+    assert not expected
+    assert compared > 60
 
 
 def test_generation_in_a_padded_batch_equals_one_by_one(

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from vila_core.errors import EXIT_FAILED, EXIT_INTERRUPTED, VilaError
-from vila_ops.cli import ask, doctor, execute, inspect, plan, registry, verify
+from vila_ops.cli import ask, doctor, exchange, execute, inspect, plan, registry, verify
 
 app = typer.Typer(
     name="vila",
@@ -50,6 +50,7 @@ plan.add(app)
 inspect.add(app)
 app.add_typer(registry.app, name="registry")
 ask.add(app)
+exchange.add(app)
 doctor.add(app)
 verify.add(app)
 

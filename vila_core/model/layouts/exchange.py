@@ -1,0 +1,125 @@
+"""Import and export a model, each whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+from vila_core.errors import UserError, VilaError
+from vila_core.model.layouts import LAYOUTS, LayoutName, certificate, flat, hf, vila15
+from vila_core.model.layouts.contents import Contents, read_ours, write_ours
+from vila_core.model.layouts.files import DEFAULT_SHARD, parse_size
+
+WRITERS: dict[str, Callable[[Contents, Path, int], None]] = {
+    "llava": flat.write,
+    "vila15": vila15.write,
+    "transformers": hf.write,
+    "transformers-4.52": hf.write_452,
+}
+READERS: dict[str, Any] = {
+    "llava": flat.read,
+    "vila15": vila15.read,
+    "transformers": hf.read,
+    "transformers-4.52": hf.read,
+}
+
+
+def detect(folder: Path) -> LayoutName:
+    """Return the folder's layout. Raises UserError when it has none that we know."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: there is no such folder")
+    found: list[LayoutName] = []
+    if vila15.detect(folder):
+        found.append("vila15")
+    elif hf.detect(folder):
+        found.append("transformers")
+    elif flat.detect(folder):
+        found.append("llava")
+    if not found:
+        raise UserError(
+            f"{folder}: has no layout that is known here.\n"
+            f"  fix: the folder of a model with layout {', '.join(LAYOUTS)}"
+        )
+    return found[0]
+
+
+def import_model(
+    source: Path,
+    out: Path,
+    *,
+    layout: str = "auto",
+    vision_tower: Path | None = None,
+    convert_pickles: bool = False,
+    max_shard_size: str = DEFAULT_SHARD,
+) -> Contents:
+    """Write the model in `source` to the new folder `out`, for `vila_core.model.load`.
+
+    Raises UserError for another layout, incomplete weights, pickles (unless `convert_pickles`), and
+    when `out` exists.
+    """
+    if not source.is_dir():
+        raise UserError(f"{source}: there is no such folder")
+    chosen = detect(source) if layout == "auto" else _known(layout)
+    size = parse_size(max_shard_size)
+    with _aside(out) as partial:
+        contents = READERS[chosen](
+            source, vision_tower=vision_tower, convert_pickles=convert_pickles
+        )
+        write_ours(contents, partial, size)
+    return contents
+
+
+def export_model(
+    model: Path, out: Path, *, layout: str, max_shard_size: str = DEFAULT_SHARD
+) -> dict[str, Any]:
+    """Write a model folder of ours to the new folder `out` in another layout; return its proof.
+
+    The other library loads what was written and must give our logits (see `certificate`). Raises
+    UserError for parts that the layout has no place for and when `out` exists, VilaError when the
+    logits differ; then nothing is left.
+    """
+    chosen, size = _known(layout), parse_size(max_shard_size)
+    with _aside(out) as partial:
+        WRITERS[chosen](read_ours(model), partial, size)
+        return certificate.certify(model, partial, chosen)
+
+
+@contextmanager
+def _aside(out: Path) -> Iterator[Path]:
+    """Give a folder beside `out`, which becomes `out` at the end, or goes."""
+    if out.exists() or out.is_symlink():
+        raise UserError(f"{out}: exists already; fix: choose a new folder, or remove it first")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    except OSError as error:
+        raise UserError(f"{out}: can't be written: {error.strerror or error}") from None
+    try:
+        yield partial
+        partial.chmod(0o777 & ~_umask())
+        for path in partial.rglob("*"):
+            if path.is_file():
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())
+        partial.rename(out)
+    except OSError as error:
+        raise VilaError(f"{out}: can't be written: {error}") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _umask() -> int:
+    value = os.umask(0)
+    os.umask(value)
+    return value
+
+
+def _known(layout: str) -> LayoutName:
+    if layout not in LAYOUTS:
+        raise UserError(f"layout '{layout}' is not one of {', '.join(LAYOUTS)}")
+    return cast("LayoutName", layout)
