@@ -43,7 +43,7 @@ def test_a_registered_model_goes_out_with_proof_and_comes_in_again(vila: Vila, t
     before, after = read_tensors(ours), read_tensors(tmp_path / "again")
     assert before.keys() == after.keys()
     assert all(before[name].equal(after[name]) for name in before)
-    assert "out: exists already" in vila("import", ours, "--to", out, code=2)
+    assert "out: exists already" in vila("import", out, "--to", out, code=2)
 
 
 @pytest.mark.slow
