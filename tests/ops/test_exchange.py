@@ -51,7 +51,7 @@ def test_a_registered_model_goes_out_with_proof_and_comes_in_again(vila: Vila, t
     ("arguments", "message"),
     [
         (["import", "nowhere", "--to", "out"], "nowhere: there is no such folder"),
-        (["export", "nobody", "--layout", "llava", "--to", "out"], "nobody"),
+        (["export", "nobody", "--layout", "llava", "--to", "out"], "no runs in"),
         (["export", ".", "--layout", "lava", "--to", "out"], "'lava' is not one of llava, vila15"),
     ],
 )
