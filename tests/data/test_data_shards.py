@@ -38,6 +38,19 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     assert again.read(3) == made[3]
 
 
+def test_raw_bytes_hold_header_and_images(tmp_path: Path) -> None:
+    made = documents("docs", 5)
+    corpus = write_corpus(tmp_path, "docs", made, shard_samples=2)
+    index = corpus.index
+    for number, sample in enumerate(made):
+        data = corpus.read_bytes(number)
+        assert json.loads(data[: int(index.json_size[number])])["key"] == sample.key
+        first, stop = int(index.image_start[number]), int(index.image_start[number + 1])
+        for image, place in zip(sample.images, range(first, stop), strict=True):
+            start = int(index.image_offset[place])
+            assert data[start : start + int(index.image_size[place])] == image
+
+
 def test_the_index_holds_what_samples_cost(tmp_path: Path) -> None:
     made = [*captions("mix", 5), *documents("mix", 12)[5:], *texts("mix", 15)[12:]]
     corpus = write_corpus(tmp_path, "mix", made)

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.model.conftest import sample
-from vila_core.model import VilaForConditionalGeneration
+from vila_core.model import VilaForConditionalGeneration, freeze
 from vila_core.train.flops import FlopCounter
 from vila_core.train.loss import IGNORED, vila_loss
 from vila_core.types import Batch
@@ -181,3 +181,18 @@ def test_flops_of_a_pack_are_those_of_its_samples(model: VilaForConditionalGener
             model(torch.tensor([ids]), use_cache=False)
         alone += counter.flops
     assert packed.flops == pytest.approx(alone, rel=1e-12)
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_the_tower_runs_once_over_all_images_and_without_gradient_when_frozen(
+    model: VilaForConditionalGeneration, frozen: bool
+) -> None:
+    freeze(model, ["projector"] if frozen else ["projector", "vision_tower"])
+    seen: list[tuple[int, bool]] = []
+    handle = model.vision_tower.register_forward_hook(
+        lambda _, inputs, __: seen.append((len(inputs[0]), torch.is_grad_enabled()))
+    )
+    samples = [sample(model, images, 3, images) for images in (1, 0, 2)]
+    model(**pack(samples), pixel_values=torch.randn(3, 3, 32, 32))
+    handle.remove()
+    assert seen == [(3, not frozen)]

@@ -26,6 +26,7 @@ from vila_core.model.processor import load_tokenizer
 from vila_core.stages import align, pretrain, sft
 from vila_core.types import QUIET, Reporter
 
+GOLDEN = Path(__file__).parent / "golden"
 COLOURS = {"red": (255, 0, 0), "green": (0, 200, 0), "blue": (0, 0, 255), "white": (255,) * 3}
 TOWER = {"image_size": 16, "patch_size": 4, "hidden_size": 16, "intermediate_size": 32}
 LAYERS = {"num_hidden_layers": 2, "num_attention_heads": 2}
@@ -33,8 +34,11 @@ LAYERS = {"num_hidden_layers": 2, "num_attention_heads": 2}
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A vision tower, a language model and prepared data: what `align` takes."""
-    folder = tmp_path_factory.mktemp("parts")
+    return make_parts(tmp_path_factory.mktemp("parts"))
+
+
+def make_parts(folder: Path) -> dict[str, Path]:
+    """Write a vision tower, a language model and prepared data: what `align` takes."""
     torch.manual_seed(0)
     tower = SiglipVisionModel(SiglipVisionConfig(**TOWER, **LAYERS, vision_use_head=False))
     tower.save_pretrained(folder / "tower")
@@ -148,6 +152,29 @@ def test_the_stages_follow_each_other_and_train_their_parts(
     model, processor = load(pretrained["sft"])
     encoded = processor("<image>q color a", [PilImage.new("RGB", (16, 16), COLOURS["red"])])
     assert model.generate(**encoded, max_new_tokens=3, do_sample=False).shape[0] == 1
+
+
+def stage_losses(parts: dict[str, Path], out_dir: Path) -> dict[str, list[float]]:
+    """Every step's loss of align, pretrain and sft, each on the model of the one before."""
+    losses, inputs = {}, dict(parts)
+    for stage in (align, pretrain, sft):
+        name, report = stage.__name__.rpartition(".")[2], Recorder()
+        (out_dir / name).mkdir(parents=True)
+        done = stage.run(config(stage, save_every=0), inputs, out_dir / name, report)
+        losses[name] = report.losses
+        inputs["base"] = done.outputs["model"]
+    return losses
+
+
+def test_the_loss_curves_of_the_stages_are_the_golden_ones(
+    parts: dict[str, Path], tmp_path: Path
+) -> None:
+    """Refresh after a change that is meant: `python -m tests.train.refresh_golden`."""
+    for name, losses in stage_losses(parts, tmp_path).items():
+        golden = [float(line) for line in (GOLDEN / f"{name}_losses.txt").read_text().split()]
+        # Other processors round otherwise; twelve steps let that grow to some 1e-6.
+        assert losses == pytest.approx(golden, rel=1e-4), name
+        assert golden[-1] < golden[0], f"the golden {name} learns"
 
 
 def test_an_interrupted_stage_writes_the_same_bytes(parts: dict[str, Path], tmp_path: Path) -> None:

@@ -78,12 +78,20 @@ class Corpus:
         images = self.index.num_images.astype(np.int64)
         return self.index.num_text_tokens + images * tokens_per_image
 
+    def read_bytes(self, number: int) -> bytes:
+        """Return the stretch of the shard that holds one sample, unchecked: header to last image.
+
+        `index.image_offset` and `image_size` say where in it the images are.
+        """
+        index = self.index
+        return self._files.read(
+            int(index.shard[number]), int(index.offset[number]), int(index.size[number])
+        )
+
     def read(self, number: int) -> Sample:
         """Read one sample. Raises Damaged when its content is not what was indexed."""
         index = self.index
-        data = self._files.read(
-            int(index.shard[number]), int(index.offset[number]), int(index.size[number])
-        )
+        data = self.read_bytes(number)
         first, stop = int(index.image_start[number]), int(index.image_start[number + 1])
         images = tuple(
             data[offset : offset + size]
