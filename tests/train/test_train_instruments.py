@@ -75,7 +75,8 @@ def test_the_samples_of_the_micro_batch_in_work_are_named(tmp_path: Path) -> Non
     source = TinySource(2)
     fit(TinyModel(), source, config, loss_fn=slow_loss, out_dir=tmp_path, report=report)
     text = (tmp_path / "watchdog-rank-0.txt").read_text()
-    story = text[text.rindex("step 3, phase forward") :]
+    # From the first telling on: the last one may be written just when the step goes on.
+    story = text[text.index("step 3, phase forward") :]
     length = source.pack(5).num_tokens
     assert f"micro-batch 2 of 2: 1 samples, 1 images, {length} tokens (4 of images)" in story
     assert "tiny/00000/000005" in story
