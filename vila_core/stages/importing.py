@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from vila_core.errors import UserError
+from vila_core.jsonio import read_object
 from vila_core.types import Reporter
 
 _INDEX = "model.safetensors.index.json"
@@ -97,13 +97,13 @@ def _config(source: Path, what: str) -> dict[str, Any]:
             "transformers folder"
         )
     _require(source, "config.json", "it says what model this is")
-    return _read_json(source / "config.json")
+    return read_object(source / "config.json")
 
 
 def _weights(source: Path) -> list[str]:
     """Return the weight files, each of them checked to be readable safetensors."""
     if (source / _INDEX).is_file():
-        mapping = _read_json(source / _INDEX).get("weight_map")
+        mapping = read_object(source / _INDEX).get("weight_map")
         if not isinstance(mapping, dict):
             raise UserError(f"{source / _INDEX}: has no weight_map")
         names = sorted({str(name) for name in mapping.values()})
@@ -146,16 +146,6 @@ def _check_safetensors(path: Path) -> None:
 def _require(source: Path, name: str, why: str) -> None:
     if not (source / name).is_file():
         raise UserError(f"{source}: holds no {name}; {why}")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: can't be read as JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: a JSON object is needed, found {type(value).__name__}")
-    return value
 
 
 def _copy(source: Path, folder: Path, names: Iterable[str]) -> None:

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 
 from vila_core.errors import UserError
+from vila_core.jsonio import read_object
 from vila_core.model.config import VilaConfig
-from vila_core.model.layouts.files import read_json, read_tensors, write_json, write_tensors
+from vila_core.model.layouts.files import read_tensors, write_json, write_tensors
 from vila_core.model.processor import FILE_NAME, VilaProcessor
 from vila_core.model.vlm import VilaForConditionalGeneration
 
@@ -59,7 +60,7 @@ def read_ours(folder: Path) -> Contents:
         raise UserError(
             f"{folder}: is not a VILA model folder: {FILE_NAME} or config.json is missing"
         )
-    values = read_json(folder / "config.json")
+    values = read_object(folder / "config.json")
     if values.get("model_type") != VilaConfig.model_type:
         raise UserError(
             f"{folder}: is not a VILA model: config.json says model_type "
@@ -71,7 +72,7 @@ def read_ours(folder: Path) -> Contents:
         config=VilaConfig.from_pretrained(str(folder), local_files_only=True),
         tensors=read_tensors(folder),
         processor=VilaProcessor.from_pretrained(folder),
-        generation=read_json(generation) if generation.is_file() else {},
+        generation=read_object(generation) if generation.is_file() else {},
         sentencepiece=sentencepiece if sentencepiece.is_file() else None,
         origin=_read_origin(folder),
     )
@@ -125,7 +126,7 @@ def copy_sentencepiece(contents: Contents, folder: Path) -> None:
 def _read_origin(folder: Path) -> Origin | None:
     if not (folder / ORIGIN).is_file():
         return None
-    values = read_json(folder / ORIGIN)
+    values = read_object(folder / ORIGIN)
     rows: dict[str, torch.Tensor] = {}
     if (folder / ORIGIN_ROWS).is_file():
         from safetensors.torch import load_file

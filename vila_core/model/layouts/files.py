@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from vila_core.errors import UserError
-from vila_core.jsonio import dumps
+from vila_core.jsonio import dumps, read_object
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLED, PICKLED_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
@@ -86,17 +85,6 @@ def parse_size(text: str) -> int:
     return size
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Return a JSON object. Raises UserError when there is none."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: can't be read as JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: a JSON object is needed, found {type(value).__name__}")
-    return value
-
-
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write a JSON object with sorted keys."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -112,7 +100,7 @@ def sha256_of(path: Path) -> str:
 def _listed(folder: Path, index: str, single: str) -> list[str]:
     if not (folder / index).is_file():
         return [single] if (folder / single).is_file() else []
-    mapping = read_json(folder / index).get("weight_map")
+    mapping = read_object(folder / index).get("weight_map")
     if not isinstance(mapping, dict) or not mapping:
         raise UserError(f"{folder / index}: has no weight_map")
     names = sorted({str(name) for name in mapping.values()})

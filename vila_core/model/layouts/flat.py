@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from vila_core.errors import UserError
+from vila_core.jsonio import read_object
 from vila_core.model.layouts import keys, renaming, settings, tokens
 from vila_core.model.layouts.contents import Contents, copy_sentencepiece
-from vila_core.model.layouts.files import read_json, read_tensors, write_json, write_tensors
+from vila_core.model.layouts.files import read_tensors, write_json, write_tensors
 
 NAME = "llava"
 LANGUAGE_MODELS = {
@@ -26,13 +27,13 @@ def detect(folder: Path) -> bool:
     path = folder / "config.json"
     if not path.is_file() or (folder / "llm").is_dir():
         return False
-    values = read_json(path)
+    values = read_object(path)
     return "text_config" not in values and any(mark in values for mark in MARKS)
 
 
 def read(folder: Path, *, vision_tower: Path | None, convert_pickles: bool) -> Contents:
     """Read the layout. A file without tower needs the folder of its tower in `vision_tower`."""
-    where, values = folder / "config.json", read_json(folder / "config.json")
+    where, values = folder / "config.json", read_object(folder / "config.json")
     text = _text_config(values, where)
     vision, images = _tower_settings(folder, values, vision_tower)
     theirs = read_tensors(folder, convert_pickles=convert_pickles)
@@ -134,11 +135,11 @@ def _tower_settings(
         path = vision_tower / settings.PREPROCESSOR
         if not path.is_file() and not own.is_file():
             raise UserError(f"{vision_tower}: holds no {settings.PREPROCESSOR}")
-        return config, read_json(path if path.is_file() else own)
+        return config, read_object(path if path.is_file() else own)
     if isinstance(beside, dict):
-        return beside, read_json(own)
+        return beside, read_object(own)
     if known:
-        return known[0], read_json(own) if own.is_file() else known[1]
+        return known[0], read_object(own) if own.is_file() else known[1]
     raise UserError(
         f"{folder / 'config.json'}: the shape of the vision tower "
         f"'{values.get('mm_vision_tower')}' is not known.\n"

@@ -16,9 +16,10 @@ from typing import Any
 import torch
 
 from vila_core.errors import UserError
+from vila_core.jsonio import read_object
 from vila_core.model.layouts import keys, renaming, settings, tokens
 from vila_core.model.layouts.contents import Contents, copy_sentencepiece
-from vila_core.model.layouts.files import read_json, read_tensors, write_json, write_tensors
+from vila_core.model.layouts.files import read_tensors, write_json, write_tensors
 from vila_core.model.vision_tower import HAS_CLASS_TOKEN
 
 NAME, NAME_452 = "transformers", "transformers-4.52"
@@ -38,7 +39,7 @@ def detect(folder: Path) -> bool:
     path = folder / "config.json"
     if not path.is_file():
         return False
-    values = read_json(path)
+    values = read_object(path)
     return values.get("model_type") == "llava" and "text_config" in values
 
 
@@ -46,7 +47,7 @@ def read(folder: Path, *, vision_tower: Path | None, convert_pickles: bool) -> C
     """Read the layout, with either generation of names."""
     if vision_tower is not None:
         raise UserError(f"{folder}: has its own vision tower; leave --vision-tower out")
-    where, values = folder / "config.json", read_json(folder / "config.json")
+    where, values = folder / "config.json", read_object(folder / "config.json")
     for key, value in PLAIN.items():
         if values.get(key, value) != value:
             raise UserError(f"{where}: {key} {values[key]!r} is not supported, only {value!r}")
@@ -227,9 +228,9 @@ def _check_tokenizer(tokenizer: Any, image: int, folder: Path) -> None:
 
 def _image_settings(folder: Path) -> dict[str, Any]:
     if (folder / settings.PREPROCESSOR).is_file():
-        return read_json(folder / settings.PREPROCESSOR)
+        return read_object(folder / settings.PREPROCESSOR)
     if (folder / "processor_config.json").is_file():  # where transformers 5 keeps them
-        inside = read_json(folder / "processor_config.json").get("image_processor")
+        inside = read_object(folder / "processor_config.json").get("image_processor")
         if isinstance(inside, dict):
             return inside
     raise UserError(

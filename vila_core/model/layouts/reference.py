@@ -22,7 +22,8 @@ from transformers import (
 )
 
 from vila_core.errors import VilaError
-from vila_core.model.layouts.files import read_json, read_tensors
+from vila_core.jsonio import read_object
+from vila_core.model.layouts.files import read_tensors
 
 Logits = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
 """From ids (T), an image's once per visual token, and pixels (N, 3, H, W), to logits (T, words)."""
@@ -63,7 +64,7 @@ def _llava(folder: Path) -> Logits:
 
 def _parts(folder: Path, layout: str, image_token_id: int) -> Logits:
     """Put the two released layouts together from transformers' language model and tower."""
-    root = read_json(folder / "config.json")
+    root = read_object(folder / "config.json")
     if layout == "vila15":
         language = _from_folder(AutoModelForCausalLM, folder / "llm")
         tower = _from_folder(AutoModel, folder / "vision_tower")
@@ -71,7 +72,7 @@ def _parts(folder: Path, layout: str, image_token_id: int) -> Logits:
             name.removeprefix("layers."): tensor.float()
             for name, tensor in read_tensors(folder / "mm_projector").items()
         }
-        kind = read_json(folder / "mm_projector" / "config.json")["mm_projector_type"]
+        kind = read_object(folder / "mm_projector" / "config.json")["mm_projector_type"]
     else:
         tensors = read_tensors(folder)
         language, tower = _from_flat(root, tensors)

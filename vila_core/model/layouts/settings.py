@@ -12,8 +12,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from vila_core.errors import UserError
+from vila_core.jsonio import read_object
 from vila_core.model.config import VilaConfig, is_mlp
-from vila_core.model.layouts.files import read_json
 from vila_core.model.presets import load_preset
 from vila_core.model.processor import Fit, VilaProcessor
 from vila_core.model.vision_tower import HAS_CLASS_TOKEN
@@ -110,7 +110,7 @@ def select_of(config: VilaConfig) -> str:
 
 def tower_of(folder: Path) -> dict[str, Any]:
     """Return the config of the tower in a transformers folder, also of a whole CLIP or SigLIP."""
-    values = read_json(folder / "config.json")
+    values = read_object(folder / "config.json")
     values = without_older_names(values.get("vision_config") or values)
     kind = str(values.get("model_type", ""))
     if kind not in HAS_CLASS_TOKEN:

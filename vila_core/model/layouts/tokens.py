@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from vila_core.errors import UserError
+from vila_core.jsonio import read_object
 from vila_core.model.layouts.contents import SENTENCEPIECE
-from vila_core.model.layouts.files import read_json, write_json
+from vila_core.model.layouts.files import write_json
 from vila_core.model.processor import IMAGE_TOKEN, load_tokenizer
 
 GENERATION = "generation_config.json"
@@ -53,7 +54,7 @@ def write_tokenizer(tokenizer: Any, folder: Path) -> None:
     """Write a tokenizer and its chat template under the names that transformers 4 knows too."""
     tokenizer.save_pretrained(str(folder))
     path = folder / "tokenizer_config.json"
-    values = {name: value for name, value in read_json(path).items() if name not in OURS_ALONE}
+    values = {name: value for name, value in read_object(path).items() if name not in OURS_ALONE}
     if values.get("tokenizer_class") == "TokenizersBackend":
         values["tokenizer_class"] = "PreTrainedTokenizerFast"
     extra = values.pop("extra_special_tokens", None)
@@ -66,7 +67,7 @@ def write_tokenizer(tokenizer: Any, folder: Path) -> None:
 
 def read_generation(folder: Path, tokenizer: Any, vocabulary: int) -> dict[str, Any]:
     """Return the generation settings, with an end and a padding that the model has."""
-    values = read_json(folder / GENERATION) if (folder / GENERATION).is_file() else {}
+    values = read_object(folder / GENERATION) if (folder / GENERATION).is_file() else {}
     if values.get("eos_token_id") is None:
         values["eos_token_id"] = tokenizer.eos_token_id
     pad = values.get("pad_token_id")

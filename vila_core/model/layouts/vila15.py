@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from vila_core.errors import UserError
+from vila_core.jsonio import read_object
 from vila_core.model.layouts import keys, renaming, settings, tokens
 from vila_core.model.layouts.contents import Contents, copy_sentencepiece
-from vila_core.model.layouts.files import read_json, read_tensors, write_json, write_tensors
+from vila_core.model.layouts.files import read_tensors, write_json, write_tensors
 
 NAME = "vila15"
 FOLDERS = ("llm", "mm_projector", "vision_tower")
@@ -25,7 +26,7 @@ def read(folder: Path, *, vision_tower: Path | None, convert_pickles: bool) -> C
     """Read the layout. Raises UserError for multi-scale models, which ours is not."""
     if vision_tower is not None:
         raise UserError(f"{folder}: has its own vision tower; leave --vision-tower out")
-    where, root = folder / "config.json", read_json(folder / "config.json")
+    where, root = folder / "config.json", read_object(folder / "config.json")
     for key in NOT_OURS:
         if root.get(key):
             raise UserError(f"{where}: {key} is on: models with several scales are not supported")
@@ -34,10 +35,10 @@ def read(folder: Path, *, vision_tower: Path | None, convert_pickles: bool) -> C
         for part in FOLDERS
         for name, tensor in read_tensors(folder / part, convert_pickles=convert_pickles).items()
     }
-    language = read_json(folder / "llm" / "config.json")
+    language = read_object(folder / "llm" / "config.json")
     kind = str(language.get("model_type"))
     text = settings.text_config(language, kind, folder / "llm" / "config.json")
-    projector = read_json(folder / "mm_projector" / "config.json")
+    projector = read_object(folder / "mm_projector" / "config.json")
     tokenizer = tokens.read_tokenizer(folder / "llm", text["vocab_size"], language)
     image: Any = tokenizer.convert_tokens_to_ids("<image>")
     config = settings.make_config(
@@ -49,7 +50,7 @@ def read(folder: Path, *, vision_tower: Path | None, convert_pickles: bool) -> C
         image_token_id=image,
         where=where,
     )
-    images = read_json(folder / "vision_tower" / settings.PREPROCESSOR)
+    images = read_object(folder / "vision_tower" / settings.PREPROCESSOR)
     fit = settings.fit_of(root.get("image_aspect_ratio"), where)
     tensors = renaming.to_ours(theirs, keys.vila15)
     return Contents(
