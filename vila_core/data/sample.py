@@ -50,14 +50,19 @@ class Sample:
     meta: Mapping[str, Any] = field(default_factory=dict)  # source id, url, licence…
 
 
+Group = Literal["broken", "rule", "limit", "duplicate", "contaminated"]
+"""Why a record was set aside: a defect, or a rule, limit or finding that the user asked for."""
+
+
 @dataclass(frozen=True)
 class SetAside:
-    """A record that could not become a sample. `where` is its file and line in the corpus."""
+    """A record that became no sample. `where` is its file and line, or its sample key."""
 
     source: str
     where: str
     reason: str
     detail: str
+    group: Group = "broken"
 
 
 def make_sample(

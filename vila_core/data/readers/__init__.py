@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from vila_core.data.readers import coyo, flan, llava, mmc4
-from vila_core.data.readers.common import Options
+from vila_core.data.readers.common import Convert, Options, converted
+from vila_core.data.readers.files import RecordFile, corpus_files
 from vila_core.data.sample import Sample, SetAside
 
 
-class Read(Protocol):
-    """Reads the corpus at `path` (a file, or a folder of files); `images` is its image folder.
+@dataclass(frozen=True)
+class Reader:
+    """A format: where its records lie, how one becomes a sample, its options and usual template.
 
-    Records come in file and record order. One that can't be used comes as SetAside. Raises
-    UserError when `path`, or one of its files as a whole, can't be read.
+    `files(path)` lists the files of the corpus at `path` in an order that is always the same; their
+    records are read in one process and are cheap. `converter(path, images, options)` gives what
+    turns a record into samples, in any process: that part reads images and may be slow.
     """
 
-    def __call__(
+    converter: Callable[[Path, Path | None, Options], Convert]
+    options: type[Options]
+    template: str
+    files: Callable[[Path], Sequence[RecordFile]] = corpus_files
+
+    def read(
         self,
         path: Path,
         *,
@@ -27,22 +34,20 @@ class Read(Protocol):
         images: Path | None = None,
         options: Options | None = None,
     ) -> Iterator[Sample | SetAside]:
-        """Yield what the corpus holds."""
-        ...
+        """Yield what the corpus at `path` (a file, or a folder of files) holds, in record order.
 
-
-@dataclass(frozen=True)
-class Reader:
-    """A format: its reader, the options it has, and the template its samples usually get."""
-
-    read: Read
-    options: type[Options]
-    template: str
+        `images` is its image folder. A record that can't be used comes as SetAside. Raises
+        UserError when `path`, or one of its files as a whole, can't be read.
+        """
+        convert = self.converter(path, images, options or self.options())
+        for file in self.files(path):
+            for record in file.records():
+                yield from converted(corpus, file.shard, record, convert)
 
 
 READERS: dict[str, Reader] = {
-    "mmc4": Reader(mmc4.read, mmc4.Mmc4Options, "plain"),
-    "coyo": Reader(coyo.read, coyo.CoyoOptions, "plain"),
-    "llava": Reader(llava.read, Options, "vicuna_v1"),
-    "flan": Reader(flan.read, Options, "vicuna_v1_no_system"),
+    "mmc4": Reader(mmc4.Converter, mmc4.Mmc4Options, "plain"),
+    "coyo": Reader(coyo.Converter, coyo.CoyoOptions, "plain"),
+    "llava": Reader(llava.Converter, Options, "vicuna_v1"),
+    "flan": Reader(flan.Converter, Options, "vicuna_v1_no_system"),
 }

@@ -1,13 +1,13 @@
-"""What all readers share: the walk over records, fields that are checked, images from a folder."""
+"""What all readers share: records to samples, fields that are checked, images from a folder."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from vila_core.config import Frozen
-from vila_core.data.readers.files import Broken, corpus_files
+from vila_core.data.readers.files import Broken, Filtered, Record
 from vila_core.data.sample import Sample, SetAside
 from vila_core.images import BadImage, check
 
@@ -19,22 +19,37 @@ class Options(Frozen):
     """A reader's options. A format with options of its own has a class of its own."""
 
 
-def read_records(
-    path: Path, corpus: str, convert: Callable[[str, Any], Sample]
-) -> Iterator[Sample | SetAside]:
-    """Convert every record below `path`, in file and record order.
+Convert = Callable[[str, Any], Sample | Sequence[Sample]]
+"""Turns key and value of a record into its sample, or into several, with keys of `key_of`.
 
-    `convert(key, record)` raises Broken or BadImage for a record that can't be used.
-    """
-    for file in corpus_files(path):
-        for record in file.records():
-            key = f"{corpus}/{file.shard}/{record.number:06d}"
-            try:
-                if record.broken:
-                    raise record.broken
-                yield convert(key, record.value)
-            except (Broken, BadImage) as error:
-                yield SetAside(corpus, record.where, error.reason, error.detail)
+Raises Broken or BadImage for a record that can't be used, Filtered when a rule leaves it out.
+"""
+
+
+def converted(
+    corpus: str, shard: str, record: Record, convert: Convert
+) -> Sequence[Sample | SetAside]:
+    """Return the samples of a record, or why there are none."""
+    try:
+        if record.broken:
+            raise record.broken
+        made = convert(f"{corpus}/{shard}/{record.number:06d}", record.value)
+    except (Broken, BadImage) as error:
+        return [SetAside(corpus, record.where, error.reason, error.detail)]
+    except Filtered as error:
+        return [SetAside(corpus, record.where, error.reason, error.detail, "rule")]
+    return [made] if isinstance(made, Sample) else made
+
+
+def key_of(key: str, number: int) -> str:
+    """Return the key of sample `number` of a record that becomes several: "mmc4/00000.1/000017"."""
+    shard, _, index = key.rpartition("/")
+    return f"{shard}.{number}/{index}"
+
+
+def image_folder(path: Path, images: Path | None) -> Path:
+    """Return where a corpus's images lie: `images`, or the folder of that name beside the file."""
+    return images or (path if path.is_dir() else path.parent) / "images"
 
 
 def get(record: Any, name: str, kind: type[T]) -> T:

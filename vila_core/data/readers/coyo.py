@@ -6,7 +6,6 @@ struct of bytes and path), or its place in the folder, in a column `image_path`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,10 @@ from vila_core.data.readers.common import (
     Options,
     checked,
     get_text,
-    read_records,
+    image_folder,
 )
 from vila_core.data.readers.files import Broken
-from vila_core.data.sample import Image, Sample, SetAside, Text, make_sample
+from vila_core.data.sample import Image, Sample, Text, make_sample
 
 _EXTENSIONS = ("jpg", "png", "webp", "jpeg", "gif")
 
@@ -34,16 +33,17 @@ class CoyoOptions(Options):
     id: str = Field(default="id", description="column that names the image file")
 
 
-def read(
-    path: Path, *, corpus: str, images: Path | None = None, options: Options | None = None
-) -> Iterator[Sample | SetAside]:
-    """Yield captioned images. `images` defaults to the folder `images` beside the file."""
-    chosen = options if isinstance(options, CoyoOptions) else CoyoOptions()
-    place = images or (path if path.is_dir() else path.parent) / "images"
-    folder = ImageFolder(place)
-    yield from read_records(
-        path, corpus, lambda key, record: _sample(key, record, folder, place, chosen)
-    )
+class Converter:
+    """Makes captioned images. `images` defaults to the folder `images` beside the file."""
+
+    def __init__(self, path: Path, images: Path | None, options: Options) -> None:
+        assert isinstance(options, CoyoOptions)
+        self._place, self._options = image_folder(path, images), options
+        self._folder = ImageFolder(self._place)
+
+    def __call__(self, key: str, record: Any) -> Sample:
+        """Return the pair of a record."""
+        return _sample(key, record, self._folder, self._place, self._options)
 
 
 def _sample(

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 from vila_core.errors import UserError
 
@@ -29,6 +29,14 @@ class Broken(Exception):
         self.reason, self.detail = reason, detail
 
 
+class Filtered(Exception):
+    """A sound record that a rule leaves out; `reason` is the rule, `detail` the value it met."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason, self.detail = reason, detail
+
+
 @dataclass(frozen=True)
 class Record:
     """One record of a file, or why it can't be read. `number` counts from 0 in its file."""
@@ -37,6 +45,19 @@ class Record:
     where: str  # "docs.jsonl:18", "part-00000.parquet row 17", "chat.json item 17"
     value: Any
     broken: Broken | None = None
+
+
+class RecordFile(Protocol):
+    """A file of a corpus, or what stands for one. `shard` is its part of the sample keys."""
+
+    @property
+    def shard(self) -> str:
+        """The middle part of the sample keys."""
+        ...
+
+    def records(self) -> Iterator[Record]:
+        """Yield the records; their values are small, or say where the rest lies."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,12 @@ with `text` alone is pre-training text: all of it is supervised.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vila_core.data.readers.common import BROKEN_RECORD, Options, get_text, read_records
+from vila_core.data.readers.common import BROKEN_RECORD, Options, get_text
 from vila_core.data.readers.files import Broken
-from vila_core.data.sample import Sample, SetAside, Text, make_sample
+from vila_core.data.sample import Sample, Text, make_sample
 
 _PAIRS = (
     ("inputs", "targets"),
@@ -24,11 +23,15 @@ _PAIRS = (
 _META = ("id", "_task_source", "_task_name", "_template_type", "url")
 
 
-def read(
-    path: Path, *, corpus: str, images: Path | None = None, options: Options | None = None
-) -> Iterator[Sample | SetAside]:
-    """Yield text-only samples. `images` is not used."""
-    yield from read_records(path, corpus, _sample)
+class Converter:
+    """Makes text-only samples. There are no images."""
+
+    def __init__(self, path: Path, images: Path | None, options: Options) -> None:
+        pass
+
+    def __call__(self, key: str, record: Any) -> Sample:
+        """Return the sample of a record."""
+        return _sample(key, record)
 
 
 def _sample(key: str, record: Any) -> Sample:

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,10 @@ from vila_core.data.readers.common import (
     ImageFolder,
     Options,
     get,
-    read_records,
+    image_folder,
 )
 from vila_core.data.readers.files import Broken
-from vila_core.data.sample import IMAGE_TAG, Part, Role, Sample, SetAside, make_sample, split_tags
+from vila_core.data.sample import IMAGE_TAG, Part, Role, Sample, make_sample, split_tags
 
 IMAGE_TAGS = "image tags"
 _ROLES: dict[str, Role] = {
@@ -31,12 +30,15 @@ _ROLES: dict[str, Role] = {
 }
 
 
-def read(
-    path: Path, *, corpus: str, images: Path | None = None, options: Options | None = None
-) -> Iterator[Sample | SetAside]:
-    """Yield conversations. `images` defaults to the folder `images` beside the file."""
-    folder = ImageFolder(images or (path if path.is_dir() else path.parent) / "images")
-    yield from read_records(path, corpus, lambda key, record: _sample(key, record, folder))
+class Converter:
+    """Makes conversations. `images` defaults to the folder `images` beside the file."""
+
+    def __init__(self, path: Path, images: Path | None, options: Options) -> None:
+        self._folder = ImageFolder(image_folder(path, images))
+
+    def __call__(self, key: str, record: Any) -> Sample:
+        """Return the conversation of a record."""
+        return _sample(key, record, self._folder)
 
 
 def _sample(key: str, record: Any, folder: ImageFolder) -> Sample:

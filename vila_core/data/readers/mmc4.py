@@ -8,7 +8,6 @@ and images at the same sentence keep page order.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +19,10 @@ from vila_core.data.readers.common import (
     ImageFolder,
     Options,
     get,
-    read_records,
+    image_folder,
 )
 from vila_core.data.readers.files import Broken
-from vila_core.data.sample import Image, Part, Sample, SetAside, Text, make_sample
+from vila_core.data.sample import Image, Part, Sample, Text, make_sample
 
 
 class Mmc4Options(Options):
@@ -40,13 +39,16 @@ class Mmc4Options(Options):
     )
 
 
-def read(
-    path: Path, *, corpus: str, images: Path | None = None, options: Options | None = None
-) -> Iterator[Sample | SetAside]:
-    """Yield interleaved documents. `images` defaults to the folder `images` beside the file."""
-    chosen = options if isinstance(options, Mmc4Options) else Mmc4Options()
-    folder = ImageFolder(images or (path if path.is_dir() else path.parent) / "images")
-    yield from read_records(path, corpus, lambda key, record: _sample(key, record, folder, chosen))
+class Converter:
+    """Makes interleaved documents. `images` defaults to the folder `images` beside the file."""
+
+    def __init__(self, path: Path, images: Path | None, options: Options) -> None:
+        assert isinstance(options, Mmc4Options)
+        self._folder, self._options = ImageFolder(image_folder(path, images)), options
+
+    def __call__(self, key: str, record: Any) -> Sample:
+        """Return the document of a record."""
+        return _sample(key, record, self._folder, self._options)
 
 
 def _sample(key: str, record: Any, folder: ImageFolder, options: Mmc4Options) -> Sample:
