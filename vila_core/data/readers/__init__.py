@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vila_core.data.readers import coyo, flan, llava, mmc4
 from vila_core.data.readers.common import Convert, Options, converted
-from vila_core.data.readers.files import RecordFile, corpus_files
+from vila_core.data.readers.files import Record, RecordFile, corpus_files
 from vila_core.data.sample import Sample, SetAside
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Selection = Mapping[str, "np.ndarray"]
+"""Record numbers (int64, ascending) to take of each file, by shard; no entry means none of it."""
+
+
+def take_all(files: Sequence[RecordFile], options: Options) -> Selection | None:
+    """Return None: every record is taken."""
+    return None
 
 
 @dataclass(frozen=True)
@@ -19,12 +31,16 @@ class Reader:
     `files(path)` lists the files of the corpus at `path` in an order that is always the same; their
     records are read in one process and are cheap. `converter(path, images, options)` gives what
     turns a record into samples, in any process: that part reads images and may be slow.
+    `select(files, options)` says which records to take before any of them is read, from what is
+    cheap to look at (columns of scores, counts of lines); None is all of them. The others are
+    neither samples nor set aside.
     """
 
     converter: Callable[[Path, Path | None, Options], Convert]
     options: type[Options]
     template: str
     files: Callable[[Path], Sequence[RecordFile]] = corpus_files
+    select: Callable[[Sequence[RecordFile], Options], Selection | None] = take_all
 
     def read(
         self,
@@ -39,10 +55,31 @@ class Reader:
         `images` is its image folder. A record that can't be used comes as SetAside. Raises
         UserError when `path`, or one of its files as a whole, can't be read.
         """
-        convert = self.converter(path, images, options or self.options())
-        for file in self.files(path):
-            for record in file.records():
+        options = options or self.options()
+        convert = self.converter(path, images, options)
+        files = self.files(path)
+        selection = self.select(files, options)
+        for file in files:
+            for record in selected(file, selection):
                 yield from converted(corpus, file.shard, record, convert)
+
+
+def selected(file: RecordFile, selection: Selection | None) -> Iterator[Record]:
+    """Yield the records of `file` that are in `selection`, all of them when it is None."""
+    if selection is None:
+        yield from file.records()
+        return
+    wanted = iter(selection.get(file.shard, ()))
+    number = next(wanted, None)
+    if number is None:
+        return  # a file of which nothing is taken isn't even opened
+    for record in file.records():
+        if record.number != number:
+            continue
+        yield record
+        number = next(wanted, None)
+        if number is None:
+            return
 
 
 READERS: dict[str, Reader] = {
