@@ -84,21 +84,43 @@ class IndexBuilder:
             column.append(row[name])
         self._digests += bytes.fromhex(digest)
 
+    def extend(self, rows: Index) -> None:
+        """Append the rows of an index."""
+        shards = [self._shards.setdefault(name, len(self._shards)) for name in rows.key_shards]
+        for name, column in self._rows.items():
+            values = getattr(rows, name)
+            if name == "key_shard":
+                values = np.array(shards, dtype=np.int64)[values]
+            column.frombytes(values.astype(np.int64).tobytes())
+        self._image_offset.frombytes(rows.image_offset.tobytes())
+        self._image_size.frombytes(rows.image_size.tobytes())
+        self._digests += rows.digest.tobytes()
+
+    def since(self, start: int) -> Index:
+        """Return the rows from `start` on, as an index of its own."""
+        images = sum(self._rows["num_images"][:start])
+        return self._built(start, images)
+
     def total(self, column: str) -> int:
         """Return the sum of a column."""
         return sum(self._rows[column])
 
     def build(self) -> Index:
         """Return the finished index."""
-        rows = {name: np.array(column, dtype=_ROWS[name]) for name, column in self._rows.items()}
+        return self._built(0, 0)
+
+    def _built(self, start: int, images: int) -> Index:
+        rows = {
+            name: np.array(column[start:], dtype=_ROWS[name]) for name, column in self._rows.items()
+        }
         starts = np.concatenate([[0], np.cumsum(rows["num_images"], dtype=np.int64)])
         return Index(
             **rows,
             key_shards=np.array(list(self._shards), dtype=np.str_),
             image_start=starts,
-            image_offset=np.array(self._image_offset, dtype=np.int64),
-            image_size=np.array(self._image_size, dtype=np.int64),
-            digest=np.frombuffer(bytes(self._digests), dtype=np.uint8).reshape(-1, 32),
+            image_offset=np.array(self._image_offset[images:], dtype=np.int64),
+            image_size=np.array(self._image_size[images:], dtype=np.int64),
+            digest=np.frombuffer(bytes(self._digests[start * 32 :]), dtype=np.uint8).reshape(-1, 32),
         )
 
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from vila_core.config import Frozen
 from vila_core.data.readers.files import Broken, Filtered, Record
 from vila_core.data.sample import Sample, SetAside
-from vila_core.images import BadImage, check
+from vila_core.images import BadImage, check, check_header
 
 MISSING_IMAGE, EMPTY_TEXT, BROKEN_RECORD = "missing image", "empty text", "broken record"
 T = TypeVar("T")
@@ -26,19 +26,47 @@ Raises Broken or BadImage for a record that can't be used, Filtered when a rule 
 """
 
 
+def prove(sample: Sample) -> Sample:
+    """Return the sample if all its images can be decoded. Raises BadImage that says which can't."""
+    for number, image in enumerate(sample.images, start=1):
+        try:
+            check(image)
+        except BadImage as error:
+            raise of_image(error, number, sample) from None
+    return sample
+
+
+def of_image(error: BadImage, number: int, sample: Sample) -> BadImage:
+    """Return `error` with the image that it is about, by name or counted from 1, in its detail."""
+    names = sample.meta.get("images")
+    name: Any = names[number - 1] if isinstance(names, list) and number <= len(names) else None
+    if isinstance(name, dict):
+        name = name.get("image_name")
+    if name is None and len(sample.images) > 1:
+        name = f"image {number} of {len(sample.images)}"
+    return BadImage(error.reason, f"{name}: {error.detail}" if name else error.detail)
+
+
 def converted(
-    corpus: str, shard: str, record: Record, convert: Convert
+    corpus: str,
+    shard: str,
+    record: Record,
+    convert: Convert,
+    finish: Callable[[Sample], Sample] = prove,
 ) -> Sequence[Sample | SetAside]:
-    """Return the samples of a record, or why there are none."""
+    """Return the samples of a record, or why there are none.
+
+    `finish` sees every sample last. It must decode the images: readers look at headers alone.
+    """
     try:
         if record.broken:
             raise record.broken
         made = convert(f"{corpus}/{shard}/{record.number:06d}", record.value)
+        return [finish(sample) for sample in ([made] if isinstance(made, Sample) else made)]
     except (Broken, BadImage) as error:
         return [SetAside(corpus, record.where, error.reason, error.detail)]
     except Filtered as error:
         return [SetAside(corpus, record.where, error.reason, error.detail, "rule")]
-    return [made] if isinstance(made, Sample) else made
 
 
 def key_of(key: str, number: int) -> str:
@@ -81,7 +109,7 @@ class ImageFolder:
         self._folder = folder
 
     def read(self, name: str) -> bytes:
-        """Return a checked image file. Raises Broken when it is missing, BadImage when bad."""
+        """Return an image file. Raises Broken when it is missing, BadImage for a bad header."""
         if Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name or not name:
             raise Broken(BROKEN_RECORD, f"image name {name!r} leads out of the image folder")
         try:
@@ -92,9 +120,9 @@ class ImageFolder:
 
 
 def checked(data: bytes, name: str) -> bytes:
-    """Return image bytes that can be decoded. Raises BadImage that names the image."""
+    """Return image bytes whose header is sound. Raises BadImage that names the image."""
     try:
-        check(data)
+        check_header(data)
     except BadImage as error:
         raise BadImage(error.reason, f"{name}: {error.detail}") from None
     return data
