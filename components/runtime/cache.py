@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from components.runtime.code import code_digest, lock_digest
 from components.runtime.secrets import mask
 from vila_core.config import Frozen
 from vila_core.errors import Damaged, NotFound
+from vila_core.fingerprint import fingerprint
 from vila_core.jsonio import digest, dumps
 from vila_core.store import ArtifactRef, Store, ref_of, verify
 
@@ -49,18 +49,6 @@ def task_key(stage: str, module: str, config: Frozen, inputs: Mapping[str, str])
         parts["outside"] = outside
     full = {**parts, "code": {"digest": code.digest, "files": dict(code.files)}}
     return TaskKey(digest({**parts, "code": code.digest}), full)
-
-
-def fingerprint(path: Path) -> str:
-    """Return the digest of names, sizes and times of change below a path, "missing" if it is not.
-
-    Corpora are too large to hash before every run; a changed file has another size or time.
-    """
-    if not path.exists():
-        return "missing"
-    files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    stats = [(file, file.stat()) for file in files if file.is_file()]
-    return digest([[str(f.relative_to(path)), s.st_size, s.st_mtime_ns] for f, s in stats])
 
 
 def look_up(store: Store, key: str) -> CacheEntry | None:

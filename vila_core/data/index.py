@@ -6,6 +6,7 @@ from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -41,9 +42,13 @@ class Index:
 
     def save(self, path: Path) -> None:
         """Write the arrays. Equal indexes give equal bytes."""
-        arrays = {field.name: getattr(self, field.name) for field in fields(self)}
         with path.open("wb") as file:
-            np.savez(file, **arrays)
+            self.write(file)
+
+    def write(self, file: BinaryIO) -> None:
+        """Write the arrays to an open file."""
+        arrays = {field.name: getattr(self, field.name) for field in fields(self)}
+        np.savez(file, **arrays)
 
     @classmethod
     def load(cls, path: Path) -> Index:
@@ -120,7 +125,9 @@ class IndexBuilder:
             image_start=starts,
             image_offset=np.array(self._image_offset[images:], dtype=np.int64),
             image_size=np.array(self._image_size[images:], dtype=np.int64),
-            digest=np.frombuffer(bytes(self._digests[start * 32 :]), dtype=np.uint8).reshape(-1, 32),
+            digest=np.frombuffer(bytes(self._digests[start * 32 :]), dtype=np.uint8).reshape(
+                -1, 32
+            ),
         )
 
 

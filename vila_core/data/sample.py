@@ -63,6 +63,7 @@ class SetAside:
     reason: str
     detail: str
     group: Group = "broken"
+    kind: Kind | None = None  # of a record that was a sample already
 
 
 def make_sample(

@@ -73,9 +73,9 @@ def pack(sample: Sample, counts: Counts) -> Packed:
 
 @dataclass(frozen=True)
 class ShardPart:
-    """A closed shard: its row of the manifest, and its rows of the index."""
+    """Closed shards, mostly one: their rows of the manifest, and their rows of the index."""
 
-    shard: dict[str, object]
+    shards: list[dict[str, object]]
     rows: Index
 
 
@@ -100,12 +100,11 @@ class ShardWriter:
         self._index = IndexBuilder()
         self._shards: list[dict[str, object]] = []
         self._file: BinaryIO | None = None
-        self._journaled = 0
         folder.mkdir(parents=True, exist_ok=bool(finished))
         for part in finished:
-            self._shards.append(part.shard)
+            self._shards += part.shards
             self._index.extend(part.rows)
-        self._journaled = len(self._index)
+        self._noted = (len(self._shards), len(self._index))
 
     def __enter__(self) -> ShardWriter:
         return self
@@ -151,10 +150,10 @@ class ShardWriter:
         return True
 
     def part(self) -> ShardPart:
-        """Return what the last shard that was closed added: enough to go on after it."""
-        part = ShardPart(self._shards[-1], self._index.since(self._journaled))
-        self._journaled = len(self._index)
-        return part
+        """Return what was closed since the last part: enough to go on after it."""
+        shards, rows = self._noted
+        self._noted = (len(self._shards), len(self._index))
+        return ShardPart(self._shards[shards:], self._index.since(rows))
 
     def finish(self, **facts: object) -> dict[str, object]:
         """Write index and manifest; return the manifest. `facts` are added to it."""

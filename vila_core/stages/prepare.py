@@ -15,15 +15,17 @@ from pydantic import Field, field_validator, model_validator
 
 from vila_core.config import Frozen
 from vila_core.data.readers import READERS
+from vila_core.data.reencode import Reencode
 from vila_core.data.templates import NAMES
 from vila_core.errors import UserError
-from vila_core.jsonio import dumps
+from vila_core.fingerprint import fingerprint
+from vila_core.jsonio import digest, dumps
 from vila_core.miniature.config import WorldConfig
 from vila_core.types import QUIET, Reporter, StageResult
 
 if TYPE_CHECKING:
-    from vila_core.data.build import CorpusReport, CorpusSource
-    from vila_core.data.encode import Encoder
+    from vila_core.data.report import CorpusReport
+    from vila_core.data.work import CorpusSource, Work, Worker
 
 _NAME = r"^[a-z0-9][a-z0-9_-]*$"
 
@@ -41,6 +43,12 @@ class CorpusConfig(Frozen):
         None, description="how samples are written out; default: by format"
     )
     options: dict[str, Any] = Field(default_factory=dict, description="the format's own options")
+    licence: str | None = Field(
+        default=None, description="kept with every sample that doesn't bring its own"
+    )
+    reencode: Reencode | None = Field(
+        default=None, description="write images at training resolution; default: as they are"
+    )
     max_set_aside: float | None = Field(
         None, ge=0, le=1, description="instead of the stage's share"
     )
@@ -100,6 +108,11 @@ class Config(Frozen):
     )
     shard_samples: int = Field(default=10_000, ge=1, description="most samples in a shard")
     shard_mib: int = Field(default=256, ge=1, description="size from which on a shard is full")
+    workers: int | None = Field(
+        default=None,
+        ge=1,
+        description="processes; default: one per processor. The bytes written are the same",
+    )
     keep_raw: bool = Field(
         default=False, description="keep the miniature world's raw files in `data/raw`"
     )
@@ -129,12 +142,14 @@ def run(
 ) -> StageResult:
     """Write `out_dir/data`: corpora, evaluation sets, tokenizer and report (the output `data`).
 
-    Raises UserError for a corpus that can't be read, or of which too much is broken.
+    Killed anywhere and run again with the same `out_dir`, it goes on after the last finished shard
+    and ends with the same bytes. Raises UserError for a corpus that can't be read, or of which too
+    much is broken.
     """
-    data, raw = out_dir / "data", out_dir / "raw"
-    for folder in (data, raw):  # a killed attempt's: everything here is written again
+    data, raw, notes = out_dir / "data", out_dir / "raw", out_dir / "journal"
+    _continue_or_clear(config, data, notes, report)
+    for folder in (raw, data / "tokenizer", data / "eval"):
         shutil.rmtree(folder, ignore_errors=True)
-    data.mkdir(parents=True)
     if config.source == "miniature":
         sources = _write_miniature(config, raw, report)
         tokenizer, evals = raw / "tokenizer", raw / "eval"
@@ -142,17 +157,33 @@ def run(
         sources = [_source(corpus, config) for corpus in config.corpora]
         tokenizer = Path(str(config.tokenizer)).expanduser()
         evals = Path(config.eval).expanduser() if config.eval else None
-    reports = _build(config, sources, tokenizer, data, report)
+    reports = _build(config, sources, tokenizer, data, notes, report)
     if evals is not None:
         _copy_evals(evals, data / "eval")
     if config.keep_raw and raw.exists():
         raw.rename(data / "raw")
-    shutil.rmtree(raw, ignore_errors=True)
+    for folder in (raw, notes):
+        shutil.rmtree(folder, ignore_errors=True)
     return StageResult({"data": data}, _metrics(reports))
 
 
+def _continue_or_clear(config: Config, data: Path, notes: Path, report: Reporter) -> None:
+    """Leave what an earlier attempt at the same thing did; clear away everything else."""
+    settings = config.model_dump(mode="json", exclude={"workers"})
+    same = digest([settings, [fingerprint(path) for path in config.outside()]])
+    stamp = notes / "settings"
+    if stamp.is_file() and stamp.read_text() == same:
+        report.info("going on after an interrupted attempt")
+        return
+    for folder in (data, notes):
+        shutil.rmtree(folder, ignore_errors=True)
+    data.mkdir(parents=True)
+    notes.mkdir()
+    stamp.write_text(same)
+
+
 def _write_miniature(config: Config, raw: Path, report: Reporter) -> list[CorpusSource]:
-    from vila_core.data.build import CorpusSource
+    from vila_core.data.work import CorpusSource
     from vila_core.miniature.world import write_world
 
     report.info("writing the miniature world in the corpora's formats")
@@ -170,7 +201,7 @@ def _write_miniature(config: Config, raw: Path, report: Reporter) -> list[Corpus
 
 
 def _source(corpus: CorpusConfig, config: Config) -> CorpusSource:
-    from vila_core.data.build import CorpusSource
+    from vila_core.data.work import CorpusSource
 
     reader = READERS[corpus.format]
     share = config.max_set_aside if corpus.max_set_aside is None else corpus.max_set_aside
@@ -182,40 +213,52 @@ def _source(corpus: CorpusConfig, config: Config) -> CorpusSource:
         template=corpus.template or reader.template,
         options=reader.options.model_validate(corpus.options),
         max_set_aside=share,
+        licence=corpus.licence,
+        reencode=corpus.reencode,
     )
 
 
 def _build(
-    config: Config, sources: Sequence[CorpusSource], tokenizer: Path, data: Path, report: Reporter
+    config: Config,
+    sources: Sequence[CorpusSource],
+    tokenizer: Path,
+    data: Path,
+    notes: Path,
+    report: Reporter,
 ) -> list[CorpusReport]:
-    from vila_core.data.build import SampleLimits, build_corpus
-    from vila_core.data.encode import Encoder
+    from vila_core.data.build import build_corpus
+    from vila_core.data.pool import cpus
     from vila_core.data.shards import ShardLimits
     from vila_core.data.supervision import table
-    from vila_core.data.tokenizer import copy_tokenizer, load_tokenizer
+    from vila_core.data.tokenizer import copy_tokenizer
+    from vila_core.data.work import SampleLimits, Work
 
     copy_tokenizer(tokenizer, data / "tokenizer")
-    # Text tokens are counted without image places, so neither number matters here.
-    encoder = Encoder(
-        load_tokenizer(data / "tokenizer"), "plain", image_token_id=0, tokens_per_image=1
-    )
     limits = SampleLimits(**config.limits.model_dump())
     shards = ShardLimits(config.shard_samples, config.shard_mib * 2**20)
-    _check_templates(sources, encoder)
+    works = [Work(source, data / "tokenizer", limits) for source in sources]
+    workers = _workers(works)
     reports: list[CorpusReport] = []
-    for number, source in enumerate(sources):
+    for number, (work, worker) in enumerate(zip(works, workers, strict=True)):
+        source = work.source
 
-        def told(samples: int, number: int = number) -> None:
-            report.progress(number, len(sources), "corpora", samples=samples)
+        def told(records: int, number: int = number) -> None:
+            report.progress(number, len(sources), "corpora", records=records)
 
         told(0)
         done = build_corpus(
-            source, data / "corpora" / source.name, encoder, limits=limits, shards=shards, told=told
+            work,
+            worker,
+            data / "corpora" / source.name,
+            notes / source.name,
+            shards=shards,
+            workers=config.workers or cpus(),
+            told=told,
         )
         reports.append(done)
-        _write_report(reports, data)
+        _write_report(reports, data, notes)
         _check_share(done, source, data)
-        report.info(f"{source.name}: {done.kept} samples, {len(done.set_aside)} set aside")
+        report.info(f"{source.name}: {done.kept} samples, {done.num_set_aside} set aside")
     report.progress(len(sources), len(sources), "corpora")
     report.info("text tokens that carry loss; image places are not counted")
     for line in table((one.name, one.supervision) for one in reports):
@@ -223,29 +266,37 @@ def _build(
     return reports
 
 
-def _check_templates(sources: Sequence[CorpusSource], encoder: Encoder) -> None:
-    """Raise UserError for a template that the tokenizer can't serve, before hours of reading."""
-    for source in sources:
+def _workers(works: Sequence[Work]) -> list[Worker]:
+    """Return a worker for each corpus. A template that can't be served is told before hours."""
+    from vila_core.data.work import Worker
+
+    workers: list[Worker] = []
+    for work in works:
         try:
-            encoder.with_template(source.template)
+            workers.append(Worker(work, workers[0].encoder if workers else None))
         except UserError as error:
-            raise UserError(f"corpus '{source.name}': {error}") from None
+            raise UserError(f"corpus '{work.source.name}': {error}") from None
+    return workers
 
 
-def _write_report(reports: Sequence[CorpusReport], data: Path) -> None:
+def _write_report(reports: Sequence[CorpusReport], data: Path, notes: Path) -> None:
+    from vila_core.data.journal import set_aside_file
+
     summary = {"corpora": {one.name: one.to_json() for one in reports}}
     (data / "report.json").write_text(dumps(summary, indent=2) + "\n", encoding="utf-8")
-    with (data / "set_aside.jsonl").open("w", encoding="utf-8") as file:
-        file.writelines(f"{dumps(vars(row))}\n" for one in reports for row in one.set_aside)
+    with (data / "set_aside.jsonl").open("wb") as file:
+        for one in reports:
+            with set_aside_file(notes / one.name).open("rb") as rows:
+                shutil.copyfileobj(rows, file)
 
 
 def _check_share(done: CorpusReport, source: CorpusSource, data: Path) -> None:
     if done.broken_share <= source.max_set_aside and done.kept:
         return
-    first = {row.reason: row for row in reversed(done.set_aside)}
     reasons = "\n".join(
-        f"  {reason}: {count}, first {first[reason].where}: {first[reason].detail}"
-        for reason, count in done.reasons.items()
+        f"  {reason}: {count}, first {first['where']}: {first['detail']}"
+        for reason, count in done.reasons.most_common()
+        for first in done.examples[reason][:1]
     )
     if not done.kept:
         raise UserError(
@@ -274,7 +325,7 @@ def _copy_evals(source: Path, target: Path) -> None:
 def _metrics(reports: Sequence[CorpusReport]) -> dict[str, float]:
     totals = ("samples", "text_tokens", "supervised", "images")
     metrics = {name: float(sum(one.manifest[name] for one in reports)) for name in totals}
-    metrics["set_aside"] = float(sum(len(one.set_aside) for one in reports))
+    metrics["set_aside"] = float(sum(one.num_set_aside for one in reports))
     for one in reports:
         total = one.supervision.total
         metrics[f"supervised_share/{one.name}"] = total.share

@@ -1,0 +1,146 @@
+"""What is done with one chunk of a corpus's records, in whatever process: records to tar members.
+
+Nothing here depends on another chunk, so chunks can be done anywhere and in any order. What does
+(duplicates, shards, counters) is the business of `build.py`, which takes the results in order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vila_core.data.chat import TemplateRefuses
+from vila_core.data.encode import Counts, Encoder
+from vila_core.data.readers import READERS
+from vila_core.data.readers.common import Options, converted, prove
+from vila_core.data.readers.files import Record
+from vila_core.data.reencode import Reencode, reencoded
+from vila_core.data.sample import Kind, Sample, SetAside
+from vila_core.data.shards import Packed, pack
+from vila_core.data.tokenizer import load_tokenizer
+
+if TYPE_CHECKING:
+    from vila_core.data.sample import Group
+
+OVER_LIMIT = "over the limits"
+NO_TEXT = "nothing to learn"
+REFUSED = "chat template"
+
+
+@dataclass(frozen=True)
+class CorpusSource:
+    """A corpus as published: its format's reader, where it lies, and how it is written out."""
+
+    name: str
+    format: str
+    path: Path
+    images: Path | None
+    template: str
+    options: Options | None = None
+    max_set_aside: float = 0.05
+    licence: str | None = None
+    reencode: Reencode | None = None
+
+
+@dataclass(frozen=True)
+class SampleLimits:
+    """Larger samples are set aside. A length counts `tokens_per_image` for each image."""
+
+    max_tokens: int | None = None
+    max_images: int | None = None
+    tokens_per_image: int = 0
+
+    def check(self, counts: Counts) -> str | None:
+        """Return what is over a limit, or None."""
+        length = counts.text_tokens + counts.images * self.tokens_per_image
+        if self.max_tokens is not None and length > self.max_tokens:
+            return f"{length} tokens, at most {self.max_tokens}"
+        if self.max_images is not None and counts.images > self.max_images:
+            return f"{counts.images} images, at most {self.max_images}"
+        return None
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a worker must know. Small, so that it can be sent to another process."""
+
+    source: CorpusSource
+    tokenizer: Path
+    limits: SampleLimits
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Consecutive records of one file; `shard` is the file's part of the sample keys."""
+
+    shard: str
+    records: tuple[Record, ...]
+
+
+@dataclass(frozen=True)
+class Made:
+    """A sample that is ready for a shard, if nothing global speaks against it."""
+
+    packed: Packed
+    kind: Kind
+    counts: Counts
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a chunk became: for each of its records, the samples made or set aside."""
+
+    records: tuple[tuple[Made | SetAside, ...], ...]
+
+
+class Worker:
+    """Does chunks of one corpus. Raises UserError for a template that the tokenizer can't serve."""
+
+    def __init__(self, work: Work, encoder: Encoder | None = None) -> None:
+        source = work.source
+        reader = READERS[source.format]
+        self._work = work
+        self._convert = reader.converter(
+            source.path, source.images, source.options or reader.options()
+        )
+        if encoder is None:
+            # Text tokens are counted without image places, so neither number matters here.
+            tokenizer = load_tokenizer(work.tokenizer)
+            encoder = Encoder(tokenizer, "plain", image_token_id=0, tokens_per_image=1)
+        self.encoder = encoder.with_template(source.template)
+
+    def __call__(self, chunk: Chunk) -> Done:
+        """Return what became of every record, in order."""
+        name = self._work.source.name
+        rows: list[tuple[Made | SetAside, ...]] = []
+        for record in chunk.records:
+            found = converted(name, chunk.shard, record, self._convert, self._finish)
+            rows.append(tuple(self._made(one) for one in found))
+        return Done(tuple(rows))
+
+    def _finish(self, sample: Sample) -> Sample:
+        source = self._work.source
+        sample = reencoded(sample, source.reencode) if source.reencode else prove(sample)
+        if source.licence and not sample.meta.get("licence"):
+            sample = replace(sample, meta={**sample.meta, "licence": source.licence})
+        return sample
+
+    def _made(self, sample: Sample | SetAside) -> Made | SetAside:
+        if isinstance(sample, SetAside):
+            return sample
+
+        def set_aside(reason: str, detail: str, group: Group = "broken") -> SetAside:
+            return SetAside(self._work.source.name, sample.key, reason, detail, group, sample.kind)
+
+        try:
+            counts = self.encoder.count(sample)
+        except TemplateRefuses as error:
+            text = str(error).partition("\n")[0].removeprefix(f"{sample.key}: ")
+            return set_aside(REFUSED, text)
+        over = self._work.limits.check(counts)
+        if over is not None:
+            return set_aside(OVER_LIMIT, over, "limit")
+        if counts.supervised == 0:
+            return set_aside(NO_TEXT, f"{counts.text_tokens} tokens, none supervised")
+        return Made(pack(sample, counts), sample.kind, counts)
