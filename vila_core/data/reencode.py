@@ -47,7 +47,8 @@ def shrunk(data: bytes, how: Reencode) -> bytes:
     shorter = min(width, height)
     if shorter > how.side:
         size = (round(width * how.side / shorter), round(height * how.side / shorter))
-        image = image.resize(size, Image.Resampling.BICUBIC)
+        # As fast as bilinear, half the time of bicubic, and nearly as sharp when it shrinks.
+        image = image.resize(size, Image.Resampling.HAMMING)
     file = io.BytesIO()
     image.save(file, "JPEG", quality=how.quality)
     return file.getvalue()
