@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 Selection = Mapping[str, "np.ndarray"]
-"""Record numbers (int64, ascending) to take of each file, by shard; no entry means none of it."""
+"""Record numbers (integers, ascending) to take of each file, by shard; no entry means none."""
 
 
 def take_all(files: Sequence[RecordFile], options: Options) -> Selection | None:
@@ -84,7 +84,7 @@ def selected(file: RecordFile, selection: Selection | None) -> Iterator[Record]:
 
 READERS: dict[str, Reader] = {
     "mmc4": Reader(mmc4.Converter, mmc4.Mmc4Options, "plain"),
-    "coyo": Reader(coyo.Converter, coyo.CoyoOptions, "plain"),
+    "coyo": Reader(coyo.Converter, coyo.CoyoOptions, "plain", select=coyo.select),
     "llava": Reader(llava.Converter, Options, "vicuna_v1"),
-    "flan": Reader(flan.Converter, Options, "vicuna_v1_no_system"),
+    "flan": Reader(flan.Converter, flan.FlanOptions, "vicuna_v1_no_system", select=flan.select),
 }

@@ -1,15 +1,19 @@
 """COYO: image and caption pairs as parquet, images in a folder as `<id>.<extension>`.
 
+Which rows are taken can be decided by their scores before any image is looked at (`select`).
+
 Also reads pairs whose table brings the image itself, in a column `image` (bytes, or the hub's
 struct of bytes and path), or its place in the folder, in a column `image_path`.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from vila_core.data.readers.common import (
     BROKEN_RECORD,
@@ -23,6 +27,23 @@ from vila_core.data.readers.common import (
 from vila_core.data.readers.files import Broken
 from vila_core.data.sample import Image, Sample, Text, make_sample
 
+if TYPE_CHECKING:
+    import numpy as np
+
+    from vila_core.data.readers.files import RecordFile
+
+_SCORES = (
+    "width",
+    "height",
+    "num_faces",
+    "clip_similarity_vitb32",
+    "clip_similarity_vitl14",
+    "nsfw_score_opennsfw2",
+    "nsfw_score_gantman",
+    "watermark_score",
+    "aesthetic_score_laion_v2",
+)
+"""Columns that go on into the sample's meta, for rules (`min_score`, `max_score`) and for later."""
 _EXTENSIONS = ("jpg", "png", "webp", "jpeg", "gif")
 
 
@@ -31,6 +52,41 @@ class CoyoOptions(Options):
 
     text: str = Field(default="text", description="column of the caption")
     id: str = Field(default="id", description="column that names the image file")
+    score: tuple[str, ...] = Field(
+        default=("clip_similarity_vitb32", "clip_similarity_vitl14"),
+        min_length=1,
+        description="columns whose sum ranks the rows",
+    )
+    top: int | None = Field(
+        default=None, ge=1, description="take the best so many rows of the whole corpus"
+    )
+    top_share: float | None = Field(
+        default=None, gt=0, le=1, description="take the best of each file, this share of its rows"
+    )
+    score_above: float | None = Field(
+        default=None, description="take only rows whose score is greater"
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> CoyoOptions:
+        if self.top is not None and self.top_share is not None:
+            raise ValueError("top (of the corpus) and top_share (of each file) exclude each other")
+        if len(set(self.score)) < len(self.score):
+            raise ValueError("a column of score is named twice")
+        return self
+
+
+def select(files: Sequence[RecordFile], options: Options) -> dict[str, np.ndarray] | None:
+    """Return the rows to take by their scores, by shard; None for all. Raises UserError."""
+    from vila_core.data.readers.ranking import best_rows, best_share
+
+    assert isinstance(options, CoyoOptions)
+    columns, above = options.score, options.score_above
+    if options.top_share is not None:
+        return best_share(files, columns, options.top_share, above=above)
+    if options.top is None and above is None:
+        return None
+    return best_rows(files, columns, options.top, above=above)
 
 
 class Converter:
@@ -52,6 +108,10 @@ def _sample(
     text = get_text(record, options.text)
     image = _image(record, folder, place, options)
     meta = {"id": record.get(options.id), "url": record.get("url")}
+    for name in dict.fromkeys((*_SCORES, *options.score)):
+        value = record.get(name)
+        if isinstance(value, int | float) and math.isfinite(value):
+            meta[name] = value
     return make_sample(key, "caption", [Image(0), Text(text)], [image], meta)
 
 

@@ -7,12 +7,20 @@ with `text` alone is pre-training text: all of it is supervised.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
 
 from vila_core.data.readers.common import BROKEN_RECORD, Options, get_text
 from vila_core.data.readers.files import Broken
 from vila_core.data.sample import Sample, Text, make_sample
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from vila_core.data.readers.files import RecordFile
 
 _PAIRS = (
     ("inputs", "targets"),
@@ -21,6 +29,22 @@ _PAIRS = (
     ("prompt", "completion"),
 )
 _META = ("id", "_task_source", "_task_name", "_template_type", "url")
+
+
+class FlanOptions(Options):
+    """Which records are read."""
+
+    sample: int | None = Field(
+        default=None, ge=1, description="take so many records, evenly spaced over all files"
+    )
+
+
+def select(files: Sequence[RecordFile], options: Options) -> dict[str, np.ndarray] | None:
+    """Return the records to take by their positions, by shard; None for all. Raises UserError."""
+    from vila_core.data.readers.positions import spread
+
+    assert isinstance(options, FlanOptions)
+    return None if options.sample is None else spread(files, options.sample)
 
 
 class Converter:
