@@ -1,8 +1,8 @@
 """Preparing corpora: samples per second and core as they are and re-encoded, index, memory.
 
 `pairs, 48 px` are captions with a 48 x 48 JPEG each, written into shards as they are. `pairs, 1024
-to 336 px` are 1024 x 768 JPEGs with a photograph's spectrum re-encoded to a shorter side of 336. Both go the
-whole way of the stage in one process: read, check, count tokens, pack, write, hash, journal.
+to 336 px` are 1024 x 768 JPEGs with a photo's spectrum, re-encoded to a shorter side of 336. Both
+go the whole way of the stage in one process: read, check, count tokens, pack, write, hash, journal.
 `two workers` is the first with two worker processes, by wall time. `index` adds rows to an index
 and saves it. `memory` is the peak of the process that prepares text-only records, by their number.
 """

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from vila_core.errors import EXIT_FAILED, EXIT_INTERRUPTED, VilaError
-from vila_ops.cli import ask, doctor, exchange, execute, inspect, plan, registry, verify
+from vila_ops.cli import ask, data, doctor, exchange, execute, inspect, plan, registry, verify
 
 app = typer.Typer(
     name="vila",
@@ -48,6 +48,7 @@ def options(
 execute.add(app)
 plan.add(app)
 inspect.add(app)
+app.add_typer(data.app, name="data")
 app.add_typer(registry.app, name="registry")
 ask.add(app)
 exchange.add(app)
