@@ -111,7 +111,12 @@ def test_coyo_finds_images_by_id_by_path_and_inside(tmp_path: Path) -> None:
     assert [row.key for row in rows] == [f"coyo/00003/00000{n}" for n in range(3)]
     assert [row.images for row in rows] == [(jpeg,), (RED,), (BLUE,)]
     assert rows[0].parts == (Image(0), Text("a cat"))
-    assert dict(rows[0].meta) == {"id": 5, "url": "u5"}
+    assert dict(rows[0].meta) == {
+        "id": 5,
+        "url": "u5",
+        "source": "part-00003-ab.parquet row 0",
+        "licence": "CC-BY-4.0",
+    }
 
 
 def test_llava_keeps_tags_in_place_and_order(tmp_path: Path) -> None:
@@ -158,7 +163,11 @@ def test_flan_reads_json_lines_and_parquet(tmp_path: Path) -> None:
     )
     first, second, third = samples(read("flan", lines))
     assert first.parts == (Text("1 plus 1", "user"), Text("2", "assistant"))
-    assert dict(first.meta) == {"_task_name": "sum"}
+    assert dict(first.meta) == {
+        "_task_name": "sum",
+        "source": "a.jsonl:1",
+        "licence": "CC-BY-4.0",
+    }
     assert second.parts == (Text("q", "user"), Text("a", "assistant"))
     assert third.parts == (Text("just text"),)
     table = tmp_path / "part-1.parquet"

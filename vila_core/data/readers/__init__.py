@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from vila_core.data.readers import coyo, flan, llava, mmc4
 from vila_core.data.readers.common import Convert, Options, converted
-from vila_core.data.readers.files import Record, RecordFile, corpus_files
+from vila_core.data.readers.files import CorpusFile, Record, RecordFile, corpus_files
+from vila_core.data.readers.tables import check_columns
 from vila_core.data.sample import Sample, SetAside
 
 if TYPE_CHECKING:
@@ -24,6 +25,11 @@ def take_all(files: Sequence[RecordFile], options: Options) -> Selection | None:
     return None
 
 
+def no_columns(options: Options) -> Sequence[frozenset[str]]:
+    """Return nothing: columns are not checked beforehand."""
+    return ()
+
+
 @dataclass(frozen=True)
 class Reader:
     """A format: where its records lie, how one becomes a sample, its options and usual template.
@@ -34,6 +40,8 @@ class Reader:
     `select(files, options)` says which records to take before any of them is read, from what is
     cheap to look at (columns of scores, counts of lines); None is all of them. The others are
     neither samples nor set aside.
+    `columns(options)` are sets of columns, one of which every parquet file needs. `licence` is the
+    corpus's own where it is published under one.
     """
 
     converter: Callable[[Path, Path | None, Options], Convert]
@@ -41,6 +49,20 @@ class Reader:
     template: str
     files: Callable[[Path], Sequence[RecordFile]] = corpus_files
     select: Callable[[Sequence[RecordFile], Options], Selection | None] = take_all
+    columns: Callable[[Options], Sequence[frozenset[str]]] = no_columns
+    licence: str | None = None
+
+    def find(self, path: Path, options: Options) -> tuple[Sequence[RecordFile], Selection | None]:
+        """Return the corpus's files and which of their records to take, before any is read.
+
+        Raises UserError when `path` holds no such corpus, or a table lacks a column.
+        """
+        files = self.files(path)
+        wanted = self.columns(options)
+        tables = [file.path for file in files if isinstance(file, CorpusFile)]
+        if wanted:
+            check_columns((table for table in tables if table.suffix == ".parquet"), wanted)
+        return files, self.select(files, options)
 
     def read(
         self,
@@ -57,11 +79,10 @@ class Reader:
         """
         options = options or self.options()
         convert = self.converter(path, images, options)
-        files = self.files(path)
-        selection = self.select(files, options)
+        files, selection = self.find(path, options)
         for file in files:
             for record in selected(file, selection):
-                yield from converted(corpus, file.shard, record, convert)
+                yield from converted(corpus, file.shard, record, convert, licence=self.licence)
 
 
 def selected(file: RecordFile, selection: Selection | None) -> Iterator[Record]:
@@ -83,8 +104,22 @@ def selected(file: RecordFile, selection: Selection | None) -> Iterator[Record]:
 
 
 READERS: dict[str, Reader] = {
-    "mmc4": Reader(mmc4.Converter, mmc4.Mmc4Options, "plain"),
-    "coyo": Reader(coyo.Converter, coyo.CoyoOptions, "plain", select=coyo.select),
+    "mmc4": Reader(mmc4.Converter, mmc4.Mmc4Options, "plain", licence="ODC-BY"),
+    "coyo": Reader(
+        coyo.Converter,
+        coyo.CoyoOptions,
+        "plain",
+        select=coyo.select,
+        columns=coyo.columns,
+        licence="CC-BY-4.0",
+    ),
     "llava": Reader(llava.Converter, Options, "vicuna_v1"),
-    "flan": Reader(flan.Converter, flan.FlanOptions, "vicuna_v1_no_system", select=flan.select),
+    "flan": Reader(
+        flan.Converter,
+        flan.FlanOptions,
+        "vicuna_v1_no_system",
+        select=flan.select,
+        columns=flan.columns,
+        licence="CC-BY-4.0",
+    ),
 }

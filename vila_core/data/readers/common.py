@@ -1,17 +1,21 @@
-"""What all readers share: records to samples, fields that are checked, images from a folder."""
+"""What all readers share: records to samples, and fields that are checked."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 from vila_core.config import Frozen
-from vila_core.data.readers.files import Broken, Filtered, Record
+from vila_core.data.readers.folder import MISSING_IMAGE as MISSING_IMAGE
+from vila_core.data.readers.folder import ImageFolder as ImageFolder
+from vila_core.data.readers.folder import checked as checked
+from vila_core.data.readers.folder import image_folder as image_folder
+from vila_core.data.readers.records import BROKEN_RECORD, Broken, Filtered, Record
+from vila_core.data.readers.sound import not_utf8, shown, sound
 from vila_core.data.sample import Sample, SetAside
-from vila_core.images import BadImage, check, check_header
+from vila_core.images import BadImage, check
 
-MISSING_IMAGE, EMPTY_TEXT, BROKEN_RECORD = "missing image", "empty text", "broken record"
+EMPTY_TEXT = "empty text"
 T = TypeVar("T")
 
 
@@ -53,31 +57,49 @@ def converted(
     record: Record,
     convert: Convert,
     finish: Callable[[Sample], Sample] = prove,
+    licence: str | None = None,
 ) -> Sequence[Sample | SetAside]:
     """Return the samples of a record, or why there are none.
 
     `finish` sees every sample last. It must decode the images: readers look at headers alone.
+    Every sample's meta has its `source` (file and line), and its `licence`: the record's own, or
+    else `licence`.
     """
     try:
         if record.broken:
             raise record.broken
         made = convert(f"{corpus}/{shard}/{record.number:06d}", record.value)
-        return [finish(sample) for sample in ([made] if isinstance(made, Sample) else made)]
-    except (Broken, BadImage) as error:
-        return [SetAside(corpus, record.where, error.reason, error.detail)]
-    except Filtered as error:
-        return [SetAside(corpus, record.where, error.reason, error.detail, "rule")]
+        meta = _meta(record, licence)
+        return [finish(sound(one, meta)) for one in ([made] if isinstance(made, Sample) else made)]
+    except UnicodeEncodeError as error:  # from the digest
+        return [_aside(corpus, record, not_utf8(error))]
+    except (Broken, BadImage, Filtered) as error:
+        return [_aside(corpus, record, error)]
+
+
+def _meta(record: Record, licence: str | None) -> dict[str, Any]:
+    own = licence_of(record.value) or licence
+    return {"source": shown(record.where), **({"licence": own} if own else {})}
+
+
+def licence_of(record: Any) -> str | None:
+    """Return the licence that a record names for itself."""
+    for name in ("licence", "license"):
+        value = record.get(name) if isinstance(record, dict) else None
+        if isinstance(value, str) and value.strip():
+            return value.strip()
+    return None
+
+
+def _aside(corpus: str, record: Record, error: Broken | BadImage | Filtered) -> SetAside:
+    group = "rule" if isinstance(error, Filtered) else "broken"
+    return SetAside(corpus, shown(record.where), error.reason, shown(error.detail), group)
 
 
 def key_of(key: str, number: int) -> str:
     """Return the key of sample `number` of a record that becomes several: "mmc4/00000.1/000017"."""
     shard, _, index = key.rpartition("/")
     return f"{shard}.{number}/{index}"
-
-
-def image_folder(path: Path, images: Path | None) -> Path:
-    """Return where a corpus's images lie: `images`, or the folder of that name beside the file."""
-    return images or (path if path.is_dir() else path.parent) / "images"
 
 
 def get(record: Any, name: str, kind: type[T]) -> T:
@@ -100,32 +122,6 @@ def get_text(record: Any, name: str) -> str:
     if not text.strip():
         raise Broken(EMPTY_TEXT, f"'{name}'")
     return text.strip()
-
-
-class ImageFolder:
-    """Images by their names in a corpus. Names that lead out of the folder are refused."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def read(self, name: str) -> bytes:
-        """Return an image file. Raises Broken when it is missing, BadImage for a bad header."""
-        if Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name or not name:
-            raise Broken(BROKEN_RECORD, f"image name {name!r} leads out of the image folder")
-        try:
-            data = (self._folder / name).read_bytes()
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            raise Broken(MISSING_IMAGE, name) from None
-        return checked(data, name)
-
-
-def checked(data: bytes, name: str) -> bytes:
-    """Return image bytes whose header is sound. Raises BadImage that names the image."""
-    try:
-        check_header(data)
-    except BadImage as error:
-        raise BadImage(error.reason, f"{name}: {error.detail}") from None
-    return data
 
 
 def _kind(value: Any) -> str:

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, model_validator
 
 from vila_core.data.readers.common import (
-    BROKEN_RECORD,
     MISSING_IMAGE,
     ImageFolder,
     Options,
@@ -24,7 +23,7 @@ from vila_core.data.readers.common import (
     get_text,
     image_folder,
 )
-from vila_core.data.readers.files import Broken
+from vila_core.data.readers.records import BROKEN_RECORD, Broken
 from vila_core.data.sample import Image, Sample, Text, make_sample
 
 if TYPE_CHECKING:
@@ -89,24 +88,28 @@ def select(files: Sequence[RecordFile], options: Options) -> dict[str, np.ndarra
     return best_rows(files, columns, options.top, above=above)
 
 
+def columns(options: Options) -> Sequence[frozenset[str]]:
+    """Return what a table needs: the caption, and the image or what names it."""
+    assert isinstance(options, CoyoOptions)
+    places = (options.id, "image", "image_path")
+    return [frozenset({options.text, place}) for place in places]
+
+
 class Converter:
     """Makes captioned images. `images` defaults to the folder `images` beside the file."""
 
     def __init__(self, path: Path, images: Path | None, options: Options) -> None:
         assert isinstance(options, CoyoOptions)
-        self._place, self._options = image_folder(path, images), options
-        self._folder = ImageFolder(self._place)
+        self._folder, self._options = ImageFolder(image_folder(path, images)), options
 
     def __call__(self, key: str, record: Any) -> Sample:
         """Return the pair of a record."""
-        return _sample(key, record, self._folder, self._place, self._options)
+        return _sample(key, record, self._folder, self._options)
 
 
-def _sample(
-    key: str, record: Any, folder: ImageFolder, place: Path, options: CoyoOptions
-) -> Sample:
+def _sample(key: str, record: Any, folder: ImageFolder, options: CoyoOptions) -> Sample:
     text = get_text(record, options.text)
-    image = _image(record, folder, place, options)
+    image = _image(record, folder, options)
     meta = {"id": record.get(options.id), "url": record.get("url")}
     for name in dict.fromkeys((*_SCORES, *options.score)):
         value = record.get(name)
@@ -115,7 +118,7 @@ def _sample(
     return make_sample(key, "caption", [Image(0), Text(text)], [image], meta)
 
 
-def _image(record: Any, folder: ImageFolder, place: Path, options: CoyoOptions) -> bytes:
+def _image(record: Any, folder: ImageFolder, options: CoyoOptions) -> bytes:
     inside = record.get("image")
     if isinstance(inside, dict):
         inside = inside.get("bytes")
@@ -126,7 +129,7 @@ def _image(record: Any, folder: ImageFolder, place: Path, options: CoyoOptions) 
     name = record.get(options.id)
     if not isinstance(name, int | str):
         raise Broken(BROKEN_RECORD, f"'{options.id}' is missing, it names the image")
-    for extension in _EXTENSIONS:
-        if (place / f"{name}.{extension}").is_file():
-            return folder.read(f"{name}.{extension}")
-    raise Broken(MISSING_IMAGE, f"{name}.{{{','.join(_EXTENSIONS)}}}")
+    found = folder.find(str(name), _EXTENSIONS)
+    if found is None:
+        raise Broken(MISSING_IMAGE, f"{name}.{{{','.join(_EXTENSIONS)}}}")
+    return folder.read(found)

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from vila_core.data.readers.common import BROKEN_RECORD, Options, get_text
-from vila_core.data.readers.files import Broken
+from vila_core.data.readers.common import Options, get_text
+from vila_core.data.readers.records import BROKEN_RECORD, Broken
 from vila_core.data.sample import Sample, Text, make_sample
 
 if TYPE_CHECKING:
@@ -45,6 +45,11 @@ def select(files: Sequence[RecordFile], options: Options) -> dict[str, np.ndarra
 
     assert isinstance(options, FlanOptions)
     return None if options.sample is None else spread(files, options.sample)
+
+
+def columns(options: Options) -> Sequence[frozenset[str]]:
+    """Return what a table needs: a prompt with its answer, or text."""
+    return [*map(frozenset, _PAIRS), frozenset({"text"})]
 
 
 class Converter:

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from vila_core.data.readers.common import (
-    BROKEN_RECORD,
     EMPTY_TEXT,
     ImageFolder,
     Options,
     get,
     image_folder,
 )
-from vila_core.data.readers.files import Broken
+from vila_core.data.readers.records import BROKEN_RECORD, Broken
 from vila_core.data.sample import IMAGE_TAG, Part, Role, Sample, make_sample, split_tags
 
 IMAGE_TAGS = "image tags"
