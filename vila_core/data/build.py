@@ -48,8 +48,7 @@ def build_corpus(
         report.manifest = read_object(folder / MANIFEST)
         return report
     reader = READERS[source.format]
-    files = reader.files(source.path)
-    selection = reader.select(files, source.options or reader.options())
+    files, selection = reader.find(source.path, source.options or reader.options())
     log = Journal(notes)
     if log.parts:
         report.restore(log.state)
@@ -97,8 +96,8 @@ def _facts(work: Work, worker: Worker) -> dict[str, object]:
         facts["tokenizer_sha256"] = hashlib.sha256(tokenizer.read_bytes()).hexdigest()
     if worker.encoder.chat_template:
         facts["chat_template_sha256"] = worker.encoder.chat_template
-    if source.licence:
-        facts["licence"] = source.licence
+    if worker.licence:
+        facts["licence"] = worker.licence
     if source.reencode:
         facts["reencode"] = source.reencode.model_dump()
     return facts

@@ -6,7 +6,7 @@ Nothing here depends on another chunk, so chunks can be done anywhere and in any
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -101,6 +101,7 @@ class Worker:
         source = work.source
         reader = READERS[source.format]
         self._work = work
+        self.licence = source.licence or reader.licence
         self._convert = reader.converter(
             source.path, source.images, source.options or reader.options()
         )
@@ -115,16 +116,13 @@ class Worker:
         name = self._work.source.name
         rows: list[tuple[Made | SetAside, ...]] = []
         for record in chunk.records:
-            found = converted(name, chunk.shard, record, self._convert, self._finish)
+            found = converted(name, chunk.shard, record, self._convert, self._finish, self.licence)
             rows.append(tuple(self._made(one) for one in found))
         return Done(tuple(rows))
 
     def _finish(self, sample: Sample) -> Sample:
         source = self._work.source
-        sample = reencoded(sample, source.reencode) if source.reencode else prove(sample)
-        if source.licence and not sample.meta.get("licence"):
-            sample = replace(sample, meta={**sample.meta, "licence": source.licence})
-        return sample
+        return reencoded(sample, source.reencode) if source.reencode else prove(sample)
 
     def _made(self, sample: Sample | SetAside) -> Made | SetAside:
         if isinstance(sample, SetAside):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vila_core.data.readers.common import (
+    BROKEN_RECORD,
     EMPTY_TEXT,
     ImageFolder,
     Options,
