@@ -73,6 +73,7 @@ class Batch:
     num_image_tokens: int = 0
     sample_lengths: tuple[int, ...] = ()
     sample_images: tuple[int, ...] = ()
+    image_digests: tuple[bytes, ...] = ()  # sha256 of each encoded image, where asked for
 
     def pin_memory(self) -> Batch:
         """Return it with its tensors in page-locked memory. torch's DataLoader calls this."""

@@ -7,6 +7,7 @@ handed whole packs and gives each back as a finished batch.
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -44,7 +45,7 @@ class PackLoader:
     most `pack_tokens` tokens and `pack_images` images; packs are planned per `window` draws, and no
     token is dropped. Without `window`, it is as many draws as should fill 32 packs: the last pack
     of each window is not full. `pin` puts batches into page-locked memory ahead of time, from which
-    a GPU copies while it computes.
+    a GPU copies while it computes. `digest_images` fills `Batch.image_digests`.
 
     Raises UserError for an unknown corpus, for a sample that is larger than a pack, and when
     `packs_per_step` can't be dealt evenly to `world` ranks.
@@ -68,6 +69,7 @@ class PackLoader:
         world: int = 1,
         num_workers: int = 0,
         pin: bool = False,
+        digest_images: bool = False,
     ) -> None:
         # By name: a config may come back from JSON with its keys sorted.
         chosen = dict(sorted(check_weights(weights, list(corpora)).items()))
@@ -105,7 +107,7 @@ class PackLoader:
         ]
         self.mixture_by, self.asked = mixture_by, dict(zip(chosen, mixture.shares, strict=True))
         self._pack_tokens = pack_tokens
-        self._dataset = _Packs(used, encoder, lengths, image_transform)
+        self._dataset = _Packs(used, encoder, lengths, image_transform, digest_images)
         self._packs_per_step = packs_per_step
         self._rank, self._world, self._num_workers, self._pin = rank, world, num_workers, pin
         self.fingerprint = digest(
@@ -263,6 +265,7 @@ class _Packs(Dataset["Batch | VilaError"]):
         encoder: Encoder,
         lengths: list[np.ndarray],
         image_transform: ImageTransform,
+        digest_images: bool,
     ) -> None:
         from PIL import Image
 
@@ -275,7 +278,7 @@ class _Packs(Dataset["Batch | VilaError"]):
                     "the model's tokenizer.\n"
                     "  fix: prepare it with the tokenizer of the model that is trained."
                 )
-        self._transform = image_transform
+        self._transform, self._digest_images = image_transform, digest_images
         probe = io.BytesIO()
         Image.new("RGB", (32, 32)).save(probe, "PNG")
         self._image_shape = tuple(image_transform(probe.getvalue()).shape)
@@ -287,7 +290,7 @@ class _Packs(Dataset["Batch | VilaError"]):
             return error  # raised by the main process, as itself and without a worker's traceback
 
     def _batch(self, pack: Pack) -> Batch:
-        encoded, pixels, keys = [], [], []
+        encoded, images, keys = [], [], []
         for source, number in pack.draws:
             sample = self._corpora[source].read(number)
             one = self._encoders[source].encode(sample)
@@ -305,9 +308,12 @@ class _Packs(Dataset["Batch | VilaError"]):
                     "  fix: prepare the corpus with the tokenizer of the model that is trained."
                 )
             encoded.append(one)
-            pixels += [self._transform(sample.images[n]) for n in one.image_indices]
+            images += [sample.images[n] for n in one.image_indices]
             keys.append(sample.key)
-        return collate(encoded, pixels, keys, self._image_shape)
+        batch = collate(encoded, list(map(self._transform, images)), keys, self._image_shape)
+        if self._digest_images:
+            batch.image_digests = tuple(hashlib.sha256(image).digest() for image in images)
+        return batch
 
 
 def _unwrap(batch: Batch | VilaError) -> Batch:

@@ -148,11 +148,9 @@ class VilaProcessor:
             encoded["pixel_values"] = torch.stack(pixels)
         return encoded
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write the tokenizer and processor_config.json."""
-        self.tokenizer.save_pretrained(folder)
-        values = {
-            "processor_class": type(self).__name__,
+    def settings(self) -> dict[str, Any]:
+        """Return what decides how an image becomes pixels and takes places, as JSON-able values."""
+        return {
             "image_size": self.image_size,
             "tokens_per_image": self.tokens_per_image,
             "mean": self.mean,
@@ -160,6 +158,11 @@ class VilaProcessor:
             "fit": self.fit,
             "resample": int(self.resample),
         }
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the tokenizer and processor_config.json."""
+        self.tokenizer.save_pretrained(folder)
+        values = {"processor_class": type(self).__name__, **self.settings()}
         (Path(folder) / FILE_NAME).write_text(dumps(values, indent=2) + "\n")
 
     @classmethod

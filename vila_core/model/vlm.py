@@ -82,6 +82,10 @@ class VilaForConditionalGeneration(PreTrainedModel, GenerationMixin):
             layer=self.config.vision_feature_layer,
             select=self.config.vision_feature_select,
         )
+        return self.project(features)
+
+    def project(self, features: torch.Tensor) -> torch.Tensor:
+        """Return the tower's features (N, P, C) as the language model takes them, (N, V, D)."""
         return self.projector(features.to(self.projector_dtype))
 
     @property
@@ -89,14 +93,21 @@ class VilaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """The dtype of the projector's parameters."""
         return next(self.projector.parameters()).dtype
 
-    def embed(self, input_ids: torch.Tensor, pixel_values: torch.Tensor | None) -> torch.Tensor:
+    def embed(
+        self,
+        input_ids: torch.Tensor,
+        pixel_values: torch.Tensor | None,
+        tower_features: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Return the sequence with image features in their places: (B, T) -> (B, T, D).
 
-        Raises ValueError unless the image places are as many as the images need.
+        `tower_features` (N, P, C) are given in place of pixels where they are known. Raises
+        ValueError unless the image places are as many as the images need.
         """
         is_image_BT = input_ids == self.config.image_token_id
         embedded_BTD = self.get_input_embeddings()(input_ids.masked_fill(is_image_BT, 0))
-        num_images = 0 if pixel_values is None else pixel_values.shape[0]
+        images = pixel_values if tower_features is None else tower_features
+        num_images = 0 if images is None else images.shape[0]
         places, needed = int(is_image_BT.sum()), num_images * self.config.tokens_per_image
         if places != needed:
             raise ValueError(
@@ -104,8 +115,11 @@ class VilaForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 f"({self.config.tokens_per_image} each), but the text holds {places}"
             )
         if num_images:
-            assert pixel_values is not None
-            features = self.image_features(pixel_values).to(embedded_BTD.dtype)
+            if tower_features is not None:
+                features = self.project(tower_features).to(embedded_BTD.dtype)
+            else:
+                assert pixel_values is not None
+                features = self.image_features(pixel_values).to(embedded_BTD.dtype)
             return embedded_BTD.masked_scatter(is_image_BT[..., None], features.flatten(0, 1))
         if self.training and torch.is_grad_enabled():
             # Text only: run the vision path on one grey image with weight zero, so that every rank
@@ -131,6 +145,7 @@ class VilaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         logits_to_keep: int | torch.Tensor = 0,
         targets: torch.Tensor | None = None,
         target_weights: torch.Tensor | None = None,
+        tower_features: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """Run the model on padded sequences, or on one pack when `cu_seqlens` (S + 1,) is given.
@@ -140,11 +155,12 @@ class VilaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         only their logits are computed. With `targets` (N,), the words at these N positions of the
         one row, `loss` is their cross-entropy summed, in fp32, each times its `target_weights`
         (N,); `logits` are left out, because the usual language models then never make them all.
+        `tower_features` (N, P, C) stand in for `pixel_values`.
         """
         if inputs_embeds is None:
             if input_ids is None:
                 raise ValueError("input_ids or inputs_embeds is needed")
-            inputs_embeds = self.embed(input_ids, pixel_values)
+            inputs_embeds = self.embed(input_ids, pixel_values, tower_features)
         layout = None
         if cu_seqlens is not None:
             if past_key_values is not None or attention_mask is not None:

@@ -74,6 +74,15 @@ class TrainingConfig(Frozen):
         return mixture
 
     @model_validator(mode="after")
+    def _caches_what_is_frozen(self) -> TrainingConfig:
+        if self.train.cache_features and "vision_tower" in self.trains:
+            raise ValueError(
+                "train.cache_features keeps the features of a frozen vision tower, but `trains` "
+                "names vision_tower; take it out, or set train.cache_features to 0"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _limits_name_the_mixture(self) -> TrainingConfig:
         for name, limit in self.max_epochs.items():
             if name not in self.mixture:
@@ -116,6 +125,11 @@ def train_model(
         counts["language_model"] = adapters.num_parameters
     trained = ", ".join(f"{part} {count:,}" for part, count in counts.items() if count)
     report.info(f"trains {trained} parameters; all else is frozen")
+    features = None
+    if config.train.cache_features:
+        from vila_core.train.features import FeatureCache
+
+        features = FeatureCache(model, processor.settings(), config.train, out_dir, report)
     first = next(iter(corpora.values()))
     loader = PackLoader(
         corpora,
@@ -138,6 +152,7 @@ def train_model(
         world=int(os.environ.get("WORLD_SIZE", "1")),
         num_workers=config.num_workers,
         pin=choose_device(config.train).type == "cuda",
+        digest_images=features is not None,
     )
     loader.check_enough(config.train.steps)
     result = fit(
@@ -149,6 +164,7 @@ def train_model(
         report=report,
         pack_tokens=config.pack_tokens,
         mirror=mirror,
+        features=features,
     )
     metrics = result.metrics()
     for name, consumed in loader.realised(result.source_state).items():
@@ -160,6 +176,7 @@ def train_model(
             report.info(line)
     folder = out_dir / "model"
     if result.rank == 0:
+        shutil.rmtree(out_dir / "features", ignore_errors=True)
         shutil.rmtree(folder, ignore_errors=True)  # of an attempt that was cut off while saving
         folder.mkdir(parents=True)
         if adapters is not None:

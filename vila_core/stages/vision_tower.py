@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from vila_core.config import Frozen
 from vila_core.miniature.config import TowerConfig
@@ -38,6 +38,15 @@ class Config(Frozen):
         ),
         description="used when source is 'miniature'",
     )
+
+    @model_validator(mode="after")
+    def _trains_the_tower(self) -> Config:
+        if self.train.cache_features:
+            raise ValueError(
+                "train.cache_features keeps the features of a frozen vision tower, but this stage "
+                "trains it; set it to 0"
+            )
+        return self
 
     def outside(self) -> list[Path]:
         """Return the folder that is imported, if any."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import ByteSize, Field, model_validator
 
 from vila_core.config import Frozen
 
@@ -83,6 +83,12 @@ class TrainConfig(Frozen):
         description="compute activations again in backward instead of keeping them: same numbers, "
         "less memory, about a third more time",
     )
+    cache_features: ByteSize = Field(
+        default=ByteSize(0),
+        ge=0,
+        description="disk for the frozen vision tower's features (such as 50GiB): an image that "
+        "comes again costs a read, not a pass; 0: none are kept",
+    )
     precision: Literal["fp32", "bf16"] = Field(
         default="fp32", description="bf16 computes in bfloat16 and keeps fp32 master weights"
     )
@@ -121,6 +127,12 @@ class TrainConfig(Frozen):
             )
         if self.zero_stage and self.engine == "plain":
             raise ValueError(f"zero_stage {self.zero_stage} needs engine: deepspeed")
+        if self.zero_stage == 3 and self.cache_features:
+            raise ValueError(
+                "cache_features does not go with zero_stage 3: all ranks must run the tower "
+                "together there, but each finds other images in the cache; use zero_stage 2 or "
+                "lower, or cache_features: 0"
+            )
         return self
 
     def lr_of_parts(self) -> dict[str, float]:
@@ -137,11 +149,9 @@ class TrainConfig(Frozen):
 
         Left out are those that change when something is stored or shown (`save_every`, `keep`,
         `keep_every`, `save_in_background`, `log_every`, `watchdog_s`, `profile_steps`) and those
-        that change only who computes (`engine`, `zero_stage`, `activation_checkpointing`, `device`,
-        `threads`): the result then agrees to rounding, which the loop says when it resumes.
-        `keep_every`, `save_in_background`, `log_every`) and those that change only who computes
-        (`engine`, `zero_stage`, `processes`, `activation_checkpointing`, `device`, `threads`): the
-        result then agrees to rounding, which the loop says when it resumes.
+        that change only who computes (`engine`, `zero_stage`, `processes`,
+        `activation_checkpointing`, `cache_features`, `device`, `threads`): the result then agrees
+        to rounding, which the loop says when it resumes.
         """
         return self.model_dump(mode="json", exclude=_NOT_NUMBERS)
 
@@ -171,6 +181,7 @@ _NOT_NUMBERS = {
     "zero_stage",
     "processes",
     "activation_checkpointing",
+    "cache_features",
     "device",
     "threads",
 }

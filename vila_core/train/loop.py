@@ -18,6 +18,7 @@ from vila_core.train import state as run_state
 from vila_core.train.checkpoint import Checkpoint, Checkpoints
 from vila_core.train.config import TrainConfig
 from vila_core.train.engine import Engine, LossFn, create_engine
+from vila_core.train.features import FeatureCache
 from vila_core.train.flops import FlopCounter, peak_flops
 from vila_core.train.metrics import Clock, StepCounts, Tally, cpu_seconds, memory_mib
 from vila_core.train.profile import StepProfiler
@@ -45,11 +46,12 @@ class FitResult:
     checkpoint_s: float = 0.0  # the part of `wall_s` that went into checkpoints
     resumed_from: int | None = None  # the step this attempt started after
     rank: int = 0
+    feature_hit_rate: float | None = None  # share of images found in the feature cache, if any is
     source_state: Mapping[str, Any] = field(default_factory=dict)  # after the last step
 
     def metrics(self) -> dict[str, float]:
         """Return the final metrics of a stage."""
-        return {
+        values = {
             "loss": self.loss_last,
             "loss_first": self.loss_first,
             "steps": self.steps,
@@ -61,6 +63,9 @@ class FitResult:
             "checkpoint_s": self.checkpoint_s,
             "memory_mib": self.peak_memory_mib,
         }
+        if self.feature_hit_rate is not None:
+            values["feature_hit_rate"] = self.feature_hit_rate
+        return values
 
 
 def fit(
@@ -73,6 +78,7 @@ def fit(
     report: Reporter = QUIET,
     pack_tokens: int | None = None,
     mirror: Mirror | None = None,
+    features: FeatureCache | None = None,
 ) -> FitResult:
     """Train the unfrozen parameters of `model` in place for `config.steps` steps.
 
@@ -82,7 +88,8 @@ def fit(
     the same bits as without the interruption (same engine and number of ranks, CPU). Build the
     model before the call the same way each time: seeds are set here, after it. `pack_tokens`, the
     tokens that fit in a micro-batch, lets the metrics say how full they are. `mirror` keeps
-    copies of the checkpoints, which another machine can continue.
+    copies of the checkpoints, which another machine can continue. With `features`, the frozen
+    tower's features are kept there and `loss_fn` gets them in place of pixels.
 
     Raises UserError for a checkpoint of another training, VilaError for a loss or gradient that
     isn't finite (before the update, with the sample keys), for a step that supervises nothing and
@@ -93,7 +100,7 @@ def fit(
     try:
         with run_state.deterministic(config), recomputing(model, config):
             training = _Training(
-                model, source, config, loss_fn, out_dir, report, pack_tokens, mirror
+                model, source, config, loss_fn, out_dir, report, pack_tokens, mirror, features
             )
             try:
                 return training.run()
@@ -102,6 +109,8 @@ def fit(
                 training.profiler.close()
                 training.checkpoints.close()
                 training.engine.close()
+                if features is not None:
+                    features.close()
     finally:
         model.train(was_training)
 
@@ -117,8 +126,10 @@ class _Training:
         report: Reporter,
         pack_tokens: int | None,
         mirror: Mirror | None,
+        features: FeatureCache | None,
     ) -> None:
-        self.source, self.config, self.loss_fn = source, config, loss_fn
+        self.source, self.config, self.features = source, config, features
+        self.loss_fn = loss_fn if features is None else features.around(loss_fn)
         self.pack_tokens = pack_tokens
         self.fingerprint = run_state.fingerprint(model, source, config)
         self.checkpoints = Checkpoints(
@@ -204,8 +215,14 @@ class _Training:
             peak_memory_mib=memory_mib(engine.device),
             resumed_from=self.resumed_from,
             rank=engine.rank,
+            feature_hit_rate=self._hit_rate(),
             source_state=self.source_state,
         )
+
+    def _hit_rate(self) -> float | None:
+        if self.features is None or not self.tally.total_images:
+            return None
+        return self.tally.total_hits / self.tally.total_images
 
     @contextlib.contextmanager
     def _saving(self) -> Iterator[None]:
@@ -248,7 +265,9 @@ class _Training:
             losses.append(engine.backward(batch, loss_fn, scale=1.0 / supervised, last=last))
         self.watchdog.micro_batch = 0
         sums = torch.stack(losses).double().tolist()  # one wait for the device per step
-        loss_sum = engine.total([math.fsum(sums) if all(map(math.isfinite, sums)) else math.nan])[0]
+        mine = math.fsum(sums) if all(map(math.isfinite, sums)) else math.nan
+        found = self.features.take_hits() if self.features else 0
+        loss_sum, hits = engine.total([mine, float(found)])
         if not math.isfinite(loss_sum):
             bad = [b for b, value in zip(batches, sums, strict=True) if not math.isfinite(value)]
             self._stop("loss", _keys(engine, bad))
@@ -264,8 +283,8 @@ class _Training:
             self._stop("gradient norm", _keys(engine, batches))
         if counting is not None:
             self.flops_per_token = engine.total([counting.flops])[0] / counts.tokens
-        clock.add(len(batches) * engine.world, counts)
-        return self.tally.add(loss_sum, supervised, counts.tokens, counts.images), norm
+        clock.add(len(batches) * engine.world, counts, int(hits))
+        return self.tally.add(loss_sum, counts, int(hits)), norm
 
     def _count(self, batches: list[Batch]) -> StepCounts:
         values = [
@@ -296,7 +315,8 @@ class _Training:
         row = {"loss": self.tally.take_loss(), "lr": config.lr * factor, "grad_norm": norm}
         for part, lr in config.lr_of_parts().items():
             row[f"lr_{part}"] = lr * factor
-        row |= clock.rates(self.engine.phases, pack_tokens=self.pack_tokens)
+        cached = self.features is not None
+        row |= clock.rates(self.engine.phases, pack_tokens=self.pack_tokens, cached=cached)
         if self.flops_per_token:
             speed = self.flops_per_token * row["tokens_per_s"]
             row["mfu"] = speed / (self.peak * self.engine.world)
@@ -344,10 +364,11 @@ class _Training:
 
 
 def _engine_words(config: TrainConfig, engine: Engine) -> str:
-    return (
+    words = (
         f"{config.engine} ZeRO-{config.zero_stage} on {engine.world} {engine.device.type} rank(s) "
         f"with {config.threads} threads"
     )
+    return f"{words} and cached features" if config.cache_features else words
 
 
 def _load_weights(model: nn.Module, saved: Checkpoint) -> None:

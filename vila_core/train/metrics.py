@@ -32,15 +32,17 @@ class Tally:
     wall_s: float = 0.0
     cpu_s: float = 0.0
     checkpoint_s: float = 0.0  # part of wall_s
+    total_hits: int = 0  # images whose features came from the cache
 
-    def add(self, loss_sum: float, supervised: float, tokens: int, images: int) -> float:
+    def add(self, loss_sum: float, counts: StepCounts, hits: int = 0) -> float:
         """Count one step; return its loss (the mean over supervised tokens)."""
-        loss = loss_sum / supervised
+        loss = loss_sum / counts.supervised
         self.loss_sum += loss_sum
-        self.supervised += supervised
-        self.total_tokens += tokens
-        self.total_supervised += supervised
-        self.total_images += images
+        self.supervised += counts.supervised
+        self.total_tokens += counts.tokens
+        self.total_supervised += counts.supervised
+        self.total_images += counts.images
+        self.total_hits += hits
         if len(self.first) < FIRST_LAST:
             self.first.append(loss)
         self.last = [*self.last[-(FIRST_LAST - 1) :], loss]
@@ -71,24 +73,28 @@ class Clock:
     """Wall time and counts between two rows, within one attempt."""
 
     def __init__(self) -> None:
-        self.steps = self.packs = self.tokens = self.images = self.image_tokens = 0
+        self.steps = self.packs = self.tokens = self.images = self.image_tokens = self.hits = 0
         self.supervised = 0.0
         self.start = time.perf_counter()
 
-    def add(self, packs: int, counts: StepCounts) -> None:
-        """Count one step."""
+    def add(self, packs: int, counts: StepCounts, hits: int = 0) -> None:
+        """Count one step; `hits` of its images were in the feature cache."""
         self.steps += 1
         self.packs += packs
         self.tokens += counts.tokens
         self.images += counts.images
         self.image_tokens += counts.image_tokens
         self.supervised += counts.supervised
+        self.hits += hits
 
-    def rates(self, phases: Phases, *, pack_tokens: int | None) -> dict[str, float]:
+    def rates(
+        self, phases: Phases, *, pack_tokens: int | None, cached: bool = False
+    ) -> dict[str, float]:
         """Return speeds since the start of this clock, and seconds per step of each phase.
 
         Checkpoints stand apart: their seconds are in no other column and in no speed. A phase that
-        can't occur has no column (`collective_s` in one process).
+        can't occur has no column (`collective_s` in one process), nor has the feature cache's hit
+        rate unless `cached`.
         """
         seconds = phases.take()
         wall = max(time.perf_counter() - self.start - seconds["checkpoint"], 1e-9)
@@ -106,6 +112,8 @@ class Clock:
             row["collective_s"] = seconds["collective"] / self.steps
         if pack_tokens:
             row["pack_fill"] = self.tokens / (self.packs * pack_tokens)
+        if cached and self.images:
+            row["feature_hit_rate"] = self.hits / self.images
         return row
 
 
