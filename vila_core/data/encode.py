@@ -182,6 +182,20 @@ class Encoder:
             marks += (b"\1" if piece.supervised else b"\0") * len(text)
         return Laid("".join(texts), np.frombuffer(bytes(marks) + b"\0", dtype=bool))
 
+    def loss_bearing(self, sample: Sample) -> Laid:
+        """Return the rendered text, and which of its characters stand in a token that bears loss.
+
+        As `lay_out`, but for the first token of all: nothing comes before it that could foretell
+        it, unless the tokenizer puts a BOS there.
+        """
+        text, marks = self.lay_out(sample)
+        if self._prefix and not (self._chat and is_conversation(sample)):
+            return Laid(text, marks)
+        marks = marks.copy()
+        offsets = self._backend.encode(text, add_special_tokens=False).offsets
+        marks[: offsets[0][1] if offsets else 0] = False
+        return Laid(text, marks)
+
     def _clean(self, text: str) -> str:
         """Return a corpus's own text with special tokens and markers broken up."""
         return self._forged.sub(_broken_up, text)

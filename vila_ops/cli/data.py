@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vila_ops.cli.options import JsonOption
+from vila_ops.cli.options import JsonOption, StoreOption
 
 app = typer.Typer(help="Prepare corpora, look at them, version them.", no_args_is_help=True)
 
@@ -39,3 +39,36 @@ def prepare(
         typer.echo(dumps(found))
         return
     prepared.print_report(found, to)
+
+
+@app.command()
+def inspect(
+    data: Annotated[
+        str, typer.Argument(help="A folder that prepare wrote, a corpus in it, or a run.")
+    ],
+    to: Annotated[Path, typer.Option("--to", metavar="FILE", help="The page to write.")] = Path(
+        "inspect.html"
+    ),
+    samples: Annotated[int, typer.Option(min=0, help="Samples shown of each corpus.")] = 12,
+    seed: Annotated[int, typer.Option(help="Draws other samples.")] = 0,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL", help="Show images as it gets them: NAME@ALIAS, a run, a folder."
+        ),
+    ] = None,
+    store: StoreOption = None,
+) -> None:
+    """Write a page on prepared data: counts, lengths, samples as the model reads them.
+
+    The page is one file that needs nothing else.
+    """
+    from vila_ops.data.inspect import inspect as look
+    from vila_ops.data.page import render
+    from vila_ops.data.places import find_data, find_processor
+
+    folder = find_data(data, store)
+    processor = find_processor(model, store) if model else None
+    facts = look(folder, samples=samples, seed=seed, processor=processor)
+    to.write_text(render(f"Data of {data}", facts, seen_by=model), encoding="utf-8")
+    typer.echo(f"written: {to} ({to.stat().st_size / 1e6:.1f} MB)")
