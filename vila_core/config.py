@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, ClassVar, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -19,9 +19,16 @@ class Frozen(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
+    not_in_key: ClassVar[tuple[str, ...]] = ()
+    """Fields that say how fast the same result comes. They stay out of a task's cache key."""
+
     def digest(self) -> str:
         """Return the sha256 of the resolved config's canonical JSON."""
         return digest(self.model_dump(mode="json"))
+
+    def key(self) -> dict[str, Any]:
+        """Return the resolved config without what can't change the result: `not_in_key`."""
+        return self.model_dump(mode="json", exclude=set(self.not_in_key))
 
     def outside(self) -> list[Path]:
         """Return the files and folders outside of the store that a stage with this config reads.

@@ -69,7 +69,7 @@ class PlannedData:
         if prepare is None:
             return None
         store = open_store(uri)
-        found = _newest(store, prepare.model_dump(mode="json"))
+        found = _newest(store, prepare.key())
         if found is None:
             return None
         run, sha256 = found

@@ -40,7 +40,7 @@ def task_key(stage: str, module: str, config: Frozen, inputs: Mapping[str, str])
     code = code_digest(module)
     parts = {
         "stage": stage,
-        "config": config.model_dump(mode="json"),
+        "config": config.key(),
         "inputs": dict(inputs),
         "lock": lock_digest(),
     }

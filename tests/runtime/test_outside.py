@@ -29,3 +29,14 @@ def test_a_changed_file_changes_the_key(tmp_path: Path) -> None:
 def test_the_miniature_reads_nothing_outside() -> None:
     parts = task_key("language_model", "vila_core.stages.language_model", Config(), {}).parts
     assert "outside" not in parts
+
+
+def test_how_many_workers_prepare_has_is_not_in_its_key() -> None:
+    from vila_core.stages.prepare import Config as Prepare
+
+    def key(**values: int) -> str:
+        config = Prepare.model_validate(values)
+        return task_key("prepare", "vila_core.stages.prepare", config, {}).key
+
+    assert key(workers=1) == key(workers=3) == key()
+    assert key(shard_samples=7) != key()

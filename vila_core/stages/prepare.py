@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -85,6 +85,8 @@ class Limits(Frozen):
 
 class Config(Frozen):
     """What to prepare."""
+
+    not_in_key: ClassVar[tuple[str, ...]] = ("workers",)
 
     source: Literal["miniature", "corpora"] = Field(
         default="miniature", description="the embedded world, or the corpora listed below"
@@ -169,8 +171,7 @@ def run(
 
 def _continue_or_clear(config: Config, data: Path, notes: Path, report: Reporter) -> None:
     """Leave what an earlier attempt at the same thing did; clear away everything else."""
-    settings = config.model_dump(mode="json", exclude={"workers"})
-    same = digest([settings, [fingerprint(path) for path in config.outside()]])
+    same = digest([config.key(), [fingerprint(path) for path in config.outside()]])
     stamp = notes / "settings"
     if stamp.is_file() and stamp.read_text() == same:
         report.info("going on after an interrupted attempt")
