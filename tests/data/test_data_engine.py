@@ -236,3 +236,16 @@ def test_small_images_are_not_enlarged_and_wide_ones_keep_their_shape() -> None:
     with Pillow.open(io.BytesIO(shrunk(picture((200, 9, 9), (400, 200)), how))) as image:
         assert image.size == (200, 100)
         assert np.abs(np.asarray(image).reshape(-1, 3).mean(axis=0) - [200, 9, 9]).max() < 3
+
+
+def test_what_sampling_leaves_out_is_counted(setting: dict[str, Any], tmp_path: Path) -> None:
+    (flan,) = setting["corpora"][1:]
+    sampled = {**flan, "options": {"sample": 30}}
+    prepare.run(config(**{**setting, "corpora": [sampled]}), {}, tmp_path)
+    report = json.loads((tmp_path / "data/report.json").read_text())["corpora"]["flan"]
+    assert (report["read"], report["not_sampled"], report["kept"]) == (100, 70, 30)
+    with pytest.raises(Stopped):
+        again = tmp_path / "again"
+        prepare.run(config(**{**setting, "corpora": [sampled]}), {}, again, StopsAt(0, 30))
+    prepare.run(config(**{**setting, "corpora": [sampled]}), {}, again)
+    assert tree(again / "data") == tree(tmp_path / "data")

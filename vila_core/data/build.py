@@ -11,7 +11,8 @@ from pathlib import Path
 from vila_core.data import journal, pool
 from vila_core.data.journal import Journal, Position
 from vila_core.data.readers import READERS, Selection, selected
-from vila_core.data.readers.files import RecordFile
+from vila_core.data.readers.files import CorpusFile, RecordFile
+from vila_core.data.readers.positions import count_records
 from vila_core.data.report import CorpusReport
 from vila_core.data.sample import SetAside
 from vila_core.data.shards import MANIFEST, ShardLimits, ShardWriter
@@ -19,6 +20,8 @@ from vila_core.data.supervision import Supervision
 from vila_core.data.work import Chunk, Made, Work, Worker
 from vila_core.jsonio import read_object
 
+_MOST_COUNTED = 2**30
+"""Bytes of JSON lines that are counted before they are read: a second or so."""
 _CHUNK = 32
 """Records per chunk: enough that sending them costs little, few enough to bound the memory."""
 
@@ -31,13 +34,13 @@ def build_corpus(
     *,
     shards: ShardLimits,
     workers: int = 1,
-    told: Callable[[int], None] = lambda records: None,
+    told: Callable[[int, int], None] = lambda records, of: None,
 ) -> CorpusReport:
     """Read a corpus, count its tokens with its template, and write shards and index to `folder`.
 
     The bytes written depend on the corpus and on `work` and `shards`, not on `workers`, nor on
     how often the work was killed: with the same `notes`, a folder of its own, it goes on after the
-    last shard. `told` hears how many records are done. Raises UserError for a corpus or a file of
+    last shard. `told` hears how many records are done, and of how many (0: not known). Raises UserError for a corpus or a file of
     it that can't be read at all; single broken records are counted in the report and listed in
     `journal.set_aside_file(notes)`.
     """
@@ -52,6 +55,7 @@ def build_corpus(
     log = Journal(notes)
     if log.parts:
         report.restore(log.state)
+    of = _number(files, selection)
     start = log.position
     chunks = itertools.islice(_chunks(files, selection), start.chunk, None)
     writer = ShardWriter(
@@ -69,7 +73,10 @@ def build_corpus(
                         log.add(writer.part(), after, report.state())
                 start = Position()
             start = Position()  # also when nothing was left of the chunk
-            told(report.records)
+            told(report.records, of)
+        if selection is not None:
+            report.not_sampled = sum(count_records(file)[0] for file in files) - report.records
+            report.records += report.not_sampled
         report.manifest = writer.finish(
             format=source.format,
             set_aside=report.num_set_aside,
@@ -87,6 +94,18 @@ def _take(one: Made | SetAside, writer: ShardWriter, report: CorpusReport, log: 
         return False
     report.keep(one)
     return writer.append(one.packed)
+
+
+def _number(files: Sequence[RecordFile], selection: Selection | None) -> int:
+    """Return how many records will be read, or 0 where finding out would take long."""
+    if selection is not None:
+        return sum(map(len, selection.values()))
+    paths = [file.path if isinstance(file, CorpusFile) else None for file in files]
+    lines = sum(path.stat().st_size for path in paths if path and path.suffix == ".jsonl")
+    quick = all(path is not None and path.suffix in (".jsonl", ".parquet") for path in paths)
+    if not quick or lines > _MOST_COUNTED:
+        return 0
+    return sum(count_records(file)[0] for file in files)
 
 
 def _facts(work: Work, worker: Worker) -> dict[str, object]:

@@ -243,10 +243,10 @@ def _build(
     for number, (work, worker) in enumerate(zip(works, workers, strict=True)):
         source = work.source
 
-        def told(records: int, number: int = number) -> None:
-            report.progress(number, len(sources), "corpora", records=records)
+        def told(records: int, of: int, number: int = number) -> None:
+            report.progress(number, len(sources), "corpora", records=records, of=of)
 
-        told(0)
+        told(0, 0)
         done = build_corpus(
             work,
             worker,

@@ -13,6 +13,7 @@ from vila_core.config import apply_overrides, read_yaml, validate
 from vila_core.errors import UserError
 from vila_core.jsonio import read_object
 from vila_core.stages import prepare as stage
+from vila_ops.cli.render import duration
 from vila_ops.recipes import find_recipe
 
 if TYPE_CHECKING:
@@ -99,13 +100,17 @@ class _Teller:
         self._begun = self._told = time.monotonic()
 
     def progress(self, done: int, total: int, unit: str, **values: float) -> None:
-        records = int(values.get("records", 0))
-        text = f"corpus {min(done + 1, total)} of {total}: {records:,} records"
+        records, of = int(values.get("records", 0)), int(values.get("of", 0))
+        text = f"corpus {min(done + 1, total)} of {total}: {records:,}"
+        text += f" of {of:,} records" if of else " records"
         now = time.monotonic()
         if records == 0:
-            self._begun = now
+            self._begun = now  # a corpus begins
         elif now > self._begun:
-            text += f", {records / (now - self._begun):,.0f}/s"
+            speed = records / (now - self._begun)
+            text += f", {speed:,.0f}/s"
+            if of > records:
+                text += f", {duration((of - records) / speed)} left"
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, description=text)
         elif not self._quiet and now - self._told > _LINE_SECONDS:
