@@ -13,7 +13,6 @@ from vila_core.images import BadImage, decode
 from vila_core.store import ArtifactRef, Store, fetch
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
     from transformers import PreTrainedTokenizerBase
 
 MODEL_TASKS = ("sft", "pretrain", "align")
@@ -49,16 +48,21 @@ def find_model(store: Store, name: str) -> Found:
     return _from_run(store, name)
 
 
-def read_images(paths: Sequence[str]) -> list[Image]:
-    """Decode image files. Raises UserError naming the file and what is wrong with it."""
+def read_images(paths: Sequence[str]) -> list[bytes]:
+    """Return the content of image files, once it is known that they can be decoded.
+
+    Raises UserError naming the file and what is wrong with it.
+    """
     images = []
     for path in paths:
         try:
-            images.append(decode(Path(path).read_bytes()))
+            data = Path(path).read_bytes()
+            decode(data)
         except OSError as error:
             raise UserError(f"{path}: can't be read: {error.strerror or error}.") from None
         except BadImage as error:
             raise UserError(f"{path}: is not a usable image: {error}.") from None
+        images.append(data)
     return images
 
 
@@ -96,13 +100,16 @@ def lay_out(
 
 def ask(
     found: Found,
-    images: Sequence[Image],
+    images: Sequence[bytes],
     question: str,
     *,
     template: str | None,
     max_new_tokens: int,
 ) -> str:
-    """Return the model's answer. Raises UserError for words that the model can't read."""
+    """Return the model's answer. Raises UserError for words that the model can't read.
+
+    `images` are the contents of image files, which the processor decodes as in training.
+    """
     require("torch", extra="train", why="ask a model")
     require("transformers", extra="train", why="ask a model")
     import torch

@@ -135,6 +135,18 @@ def test_prompts_are_padded_on_the_left_and_images_stand_in_order() -> None:
     assert "pixel_values" not in processor("w4 w5")
 
 
+def test_encoded_images_are_decoded_as_in_training() -> None:
+    processor = make()
+    file = io.BytesIO()
+    natural(410, 300).save(file, "JPEG", quality=90)
+    data, whole = file.getvalue(), natural(410, 300)
+    (one, other) = processor("<image> <image>", [data, whole])["pixel_values"]
+    assert torch.equal(one, processor.transform_bytes(data))
+    assert torch.equal(other, processor.image_transform(whole))
+    with pytest.raises(ValueError, match="one list of images each"):
+        processor(["<image>", "<image>"], [data, data])
+
+
 def test_places_and_images_that_differ_are_named() -> None:
     processor = make()
     with pytest.raises(ValueError, match="2 <image> places, 1 images: 'w4 <image> <image>'"):

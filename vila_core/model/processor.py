@@ -20,6 +20,7 @@ from vila_core.jsonio import dumps
 IMAGE_TOKEN = "<image>"
 FILE_NAME = "processor_config.json"
 Fit = Literal["resize", "pad", "crop"]
+Shown = Image.Image | bytes  # an image, or the content of its file
 _TORCH_FILTERS = {
     Image.Resampling.BILINEAR: "bilinear",
     Image.Resampling.BICUBIC: "bicubic",
@@ -70,9 +71,14 @@ class VilaProcessor:
         """Return an encoded image (a file's content) as `image_transform` does; the fast way.
 
         A JPEG is decoded at the smallest scale that still has `image_size` pixels on its shorter
-        side. Training and evaluation both read images by this. Raises BadImage.
+        side. Training, evaluation and `vila ask` read images by this. Raises BadImage.
         """
         return self.image_transform(decode(data, at_least=self.image_size))
+
+    def _pixels(self, image: Shown) -> torch.Tensor:
+        if isinstance(image, bytes):
+            return self.transform_bytes(image)
+        return self.image_transform(image)
 
     def _square(self, image: Image.Image) -> torch.Tensor:
         """Return the image as a square of `image_size` pixels, (H, W, 3) uint8."""
@@ -109,26 +115,27 @@ class VilaProcessor:
     def __call__(
         self,
         text: str | Sequence[str],
-        images: Sequence[Image.Image] | Sequence[Sequence[Image.Image]] = (),
+        images: Sequence[Shown] | Sequence[Sequence[Shown]] = (),
         *,
         add_special_tokens: bool = True,
     ) -> BatchEncoding:
         """Encode prompts, left-padded for generation, and their images in reading order.
 
-        `images` is one list for one text, or one list per text. Without `add_special_tokens` the
+        `images` is one list for one text, or one list per text; encoded ones (bytes) are decoded as
+        in training. Without `add_special_tokens` the
         tokenizer adds no BOS: a prompt of its own chat template has it already.
 
         Returns `input_ids` and `attention_mask` (B, T), and `pixel_values` (N, 3, H, W) when there
         are images. Raises ValueError when a text's `<image>` places differ from its images in
-        number.
+        number, and BadImage.
         """
         texts = [text] if isinstance(text, str) else list(text)
         lists = [images] if isinstance(text, str) else list(images) or [()] * len(texts)
-        per_text = cast("list[Sequence[Image.Image]]", lists)
+        per_text = cast("list[Sequence[Shown]]", lists)
         if len(per_text) != len(texts):
             raise ValueError(f"{len(texts)} texts came with {len(per_text)} lists of images")
         for one, its_images in zip(texts, per_text, strict=True):
-            if isinstance(its_images, Image.Image):
+            if isinstance(its_images, Image.Image | bytes):
                 raise ValueError("several texts need one list of images each, not one flat list")
             places = one.count(IMAGE_TOKEN)
             if places != len(its_images):
@@ -143,7 +150,7 @@ class VilaProcessor:
             return_tensors="pt",
             return_token_type_ids=False,
         )
-        pixels = [self.image_transform(image) for its_images in per_text for image in its_images]
+        pixels = [self._pixels(image) for its_images in per_text for image in its_images]
         if pixels:
             encoded["pixel_values"] = torch.stack(pixels)
         return encoded
