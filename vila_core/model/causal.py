@@ -52,24 +52,23 @@ class _Causal(torch.autograd.Function):
             out[:, start:end] = torch.bmm(weights, value[:, :end])
             kept.append(weights)
         ctx.scale = scale
-        ctx.save_for_backward(query, key, value, out, *kept)
+        ctx.save_for_backward(query, key, value, *kept)
         return out
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
-        query, key, value, out, *kept = ctx.saved_tensors
+        query, key, value, *kept = ctx.saved_tensors
         length = query.shape[1]
         grad_query = torch.empty_like(query)
         grad_key, grad_value = torch.zeros_like(key), torch.zeros_like(value)
-        inner = (grad * out).sum(-1, keepdim=True)
         for weights, start in zip(kept, range(0, length, BLOCK), strict=True):
             end = min(length, start + BLOCK)
             grad_rows = grad[:, start:end]
             grad_value[:, :end].baddbmm_(weights.transpose(1, 2), grad_rows)
             scores = torch.bmm(grad_rows, value[:, :end].transpose(1, 2))
-            scores -= inner[:, start:end]
-            scores *= weights
+            # Not by the sum of grad * out: so a first token, which sees itself alone, gets 0.
+            scores = torch.ops.aten._softmax_backward_data(scores, weights, -1, weights.dtype)
             grad_query[:, start:end] = torch.bmm(scores, key[:, :end])
             grad_key[:, :end].baddbmm_(scores.transpose(1, 2), query[:, start:end])
         return grad_query.mul_(ctx.scale), grad_key, grad_value, None

@@ -16,13 +16,15 @@ from torch import nn
 from torch.nn import functional as F
 from torch.overrides import handle_torch_function, has_torch_function
 
+from vila_core.model.linear import Linear, fits, linear, product, product_of_columns
+
 PLAIN_HEADS = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 """transformers' classes whose logits are their `lm_head` of the last hidden states and no more."""
-CHUNK = {"cpu": 1 << 20, "cuda": 1 << 27}
+CHUNK = {"cpu": 1 << 21, "cuda": 1 << 27}
 """Logits per chunk: what stays in a CPU's cache; on a GPU what keeps the matrix units busy."""
 
 
-class LossHead(nn.Linear):
+class LossHead(Linear):
     """A linear head that gives logits, or with `targets` the summed loss of predicting them."""
 
     def forward(  # type: ignore[override]
@@ -36,7 +38,7 @@ class LossHead(nn.Linear):
         `weights` (N,) multiply each token's loss.
         """
         if targets is None:
-            return F.linear(hidden, self.weight, self.bias)
+            return linear(hidden, self.weight, self.bias)
         return linear_cross_entropy(hidden, self.weight, self.bias, targets, weights)
 
 
@@ -49,7 +51,7 @@ def loss_head(language_model: Any) -> LossHead | None:
     if type(language_model).__name__ not in PLAIN_HEADS:
         return None
     head = language_model.lm_head
-    if type(head) is nn.Linear:
+    if type(head) in (nn.Linear, Linear):
         head.__class__ = LossHead
     return head if isinstance(head, LossHead) else None
 
@@ -129,36 +131,43 @@ class _LinearCrossEntropy(torch.autograd.Function):
         if bias_V is not None and wants_bias:
             grad_bias = torch.zeros_like(bias_V, dtype=torch.float32)
         loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        fast = fits(hidden, weight)
         rows = max(16, CHUNK.get(device, CHUNK["cuda"]) // weight.shape[0])
         for start in range(0, len(targets_N), rows):
             part = slice(start, start + rows)
             hidden_CD, targets_C1 = hidden[part], targets_N[part, None]
-            scores_CV = torch.mm(hidden_CD, weight.T).float()
+            scores_CV = product(hidden_CD, weight) if fast else torch.mm(hidden_CD, weight.T)
+            scores_CV = scores_CV.float()
             if bias_V is not None:
                 scores_CV += bias_V
-            scores_CV -= scores_CV.amax(1, keepdim=True)
-            chosen_C1 = scores_CV.gather(1, targets_C1)
-            sums_C1 = scores_CV.exp_().sum(1, keepdim=True)
-            losses_C1 = sums_C1.log() - chosen_C1
+            # log(sum(exp(scores))), from the softmax: its largest is exp(0) over the sum.
+            highest_C1 = scores_CV.amax(1, keepdim=True)
+            chosen_C1 = scores_CV.gather(1, targets_C1) - highest_C1
+            grad_CV = torch.softmax(scores_CV, 1)
+            losses_C1 = -grad_CV.amax(1, keepdim=True).log() - chosen_C1
             if weights_N is None:
                 loss += losses_C1.sum()
-                scores_CV /= sums_C1
-                scores_CV.scatter_add_(1, targets_C1, torch.full_like(chosen_C1, -1.0))
+                grad_CV.scatter_add_(1, targets_C1, torch.full_like(chosen_C1, -1.0))
             else:
                 weights_C1 = weights_N[part, None].float()
                 loss += (losses_C1 * weights_C1).sum()
-                scores_CV *= weights_C1 / sums_C1
-                scores_CV.scatter_add_(1, targets_C1, -weights_C1)
-            grad_CV = scores_CV.to(dtype)
+                grad_CV *= weights_C1
+                grad_CV.scatter_add_(1, targets_C1, -weights_C1)
+            if grad_bias is not None:
+                grad_bias += grad_CV.sum(0)
+            grad_CV = grad_CV.to(dtype)
             if grad_hidden is not None:
-                torch.mm(grad_CV, weight, out=grad_hidden[part])
+                if fast:
+                    grad_hidden[part] = product(grad_CV, weight.T)
+                else:
+                    torch.mm(grad_CV, weight, out=grad_hidden[part])
             if grad_weight is not None:
-                if dtype == torch.float32:
+                if fast:
+                    grad_weight += product_of_columns(grad_CV, hidden_CD)
+                elif dtype == torch.float32:
                     grad_weight.addmm_(grad_CV.T, hidden_CD)
                 else:
                     grad_weight += torch.mm(grad_CV.T, hidden_CD)
-            if grad_bias is not None:
-                grad_bias += scores_CV.sum(0)
         ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
         ctx.dtypes = (
             hidden_ND.dtype,

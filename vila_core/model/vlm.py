@@ -22,6 +22,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from vila_core.model import attention
 from vila_core.model.config import VilaConfig
 from vila_core.model.head import target_loss
+from vila_core.model.linear import speed_up
 from vila_core.model.projector import build_projector
 from vila_core.model.vision_tower import is_frozen, tower_features
 
@@ -54,6 +55,7 @@ class VilaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self.projector = build_projector(config)
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
         self.post_init()
+        speed_up(self)
 
     def get_input_embeddings(self) -> nn.Module:
         """Return the language model's embedding table; images have no entry in it."""

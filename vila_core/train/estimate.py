@@ -303,13 +303,15 @@ class _Saved:
         if self.cpu and shared != attention:
             shared = attention  # CPU kernels get repeated keys and values
         kept = FP32 * language.heads * self.load.tokens  # the log-sums of flash attention
-        if self.cpu and self.load.squares <= BLOCKED_LONGEST * self.load.tokens:
+        blocked = self.cpu and self.load.squares <= BLOCKED_LONGEST * self.load.tokens
+        if blocked:
             # Our kernel's probabilities: of each block of queries, up to its end. A sample's last
             # block is part of one: on average BLOCK^2 / 12 less, for tokens^2 / squares samples.
             blocks = (self.load.squares + BLOCK * self.load.tokens) / 2
             blocks -= BLOCK**2 / 12 * self.load.tokens**2 / max(self.load.squares, 1.0)
             kept = low * language.heads * blocks
         outputs = 2 if self.cpu and self.trains else 1  # on CPU samples are put back in order
+        outputs -= blocked  # our kernel goes backward without its output
         attended = low * ((1 + outputs) * attention + 2 * shared)
         mlp = low * language.ffn * (4 if self.trains else 3)
         # Autocast casts a layer's input for each of query, key and value, gate and up.
