@@ -60,6 +60,11 @@ def _headed(data: bytes, max_pixels: int, min_side: int) -> Image.Image:
     return image
 
 
+def size(data: bytes) -> tuple[int, int]:
+    """Return width and height by an image's header alone, as stored. Raises BadImage."""
+    return _open(data, _ANY).size
+
+
 def extension(data: bytes) -> str:
     """Return the file extension of an encoded image by its header alone. Raises BadImage."""
     return FORMATS[_open(data, _ANY).format or ""]
