@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests import s3_server
+from vila_core.store import Store
 
 os.environ.update(
     OMP_NUM_THREADS="1",
@@ -14,3 +20,14 @@ os.environ.update(
     COLUMNS="80",
 )
 os.environ.pop("VILA_STORE", None)
+
+
+@pytest.fixture(scope="session")
+def s3_environment() -> Iterator[dict[str, str]]:
+    with s3_server.running() as environment:
+        yield environment
+
+
+@pytest.fixture
+def s3_store(s3_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Store:
+    return s3_server.fresh_store(s3_environment, monkeypatch)

@@ -9,9 +9,13 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+import uuid
+from collections.abc import Iterator, Mapping
 
+import pytest
 from minio import Minio
+
+from vila_core.store import Store, open_store
 
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "tester", "AWS_SECRET_ACCESS_KEY": "tester-secret"}
 BUCKET = "vila-tests"
@@ -38,6 +42,13 @@ def running() -> Iterator[dict[str, str]]:
     finally:
         server.kill()
         server.wait()
+
+
+def fresh_store(environment: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> Store:
+    """Open an empty place in the server's bucket."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    return open_store(f"s3://{BUCKET}/{uuid.uuid4().hex}")
 
 
 def _wait(url: str, server: subprocess.Popen[bytes]) -> None:

@@ -30,10 +30,11 @@ class Frozen(BaseModel):
         """Return the resolved config without what can't change the result: `not_in_key`."""
         return self.model_dump(mode="json", exclude=set(self.not_in_key))
 
-    def outside(self) -> list[Path]:
-        """Return the files and folders outside of the store that a stage with this config reads.
+    def outside(self) -> Sequence[Path | str]:
+        """Return what a stage with this config reads beside its inputs.
 
-        Their state is part of the task's key: a cached result must not outlive them unseen.
+        A path is a file or folder, a text the URI of prepared corpora in some store. Their state is
+        part of the task's key: a cached result must not outlive them unseen.
         """
         return []
 

@@ -26,6 +26,10 @@ class StoreError(VilaError):
     """The store can't be reached, read or written."""
 
 
+class Unreachable(StoreError):
+    """The store does not answer, or not to the end: trying again may help."""
+
+
 class NotFound(StoreError):
     """No such key in the store."""
 

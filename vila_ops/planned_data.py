@@ -86,7 +86,7 @@ class PlannedData:
         from vila_core.stages._training import open_corpora
 
         try:
-            corpora = open_corpora(self.folder, config.mixture)
+            corpora = open_corpora(config.data or self.folder, config.mixture)
             tokenizer = load_tokenizer(self.folder / "tokenizer")
             loader = PackLoader(
                 corpora,
@@ -99,6 +99,7 @@ class PlannedData:
                 window=config.window,
                 mixture_by=config.mixture_by,
                 max_epochs=config.max_epochs,
+                shuffle_shards=config.shuffle_shards,
                 seed=config.train.seed,
             )
             loader.check_enough(config.train.steps)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from components.runtime.code import code_digest, lock_digest
 from components.runtime.secrets import mask
 from vila_core.config import Frozen
+from vila_core.data.location import manifest_digests
 from vila_core.errors import Damaged, NotFound
 from vila_core.fingerprint import fingerprint
 from vila_core.jsonio import digest, dumps
@@ -44,11 +46,22 @@ def task_key(stage: str, module: str, config: Frozen, inputs: Mapping[str, str])
         "inputs": dict(inputs),
         "lock": lock_digest(),
     }
-    outside = {str(path): fingerprint(path) for path in config.outside()}
+    outside = {str(place): _state(place) for place in config.outside()}
     if outside:
         parts["outside"] = outside
     full = {**parts, "code": {"digest": code.digest, "files": dict(code.files)}}
     return TaskKey(digest({**parts, "code": code.digest}), full)
+
+
+def _state(place: Path | str) -> str:
+    """Return what changes with what lies there. Raises StoreError for a store that can't be read.
+
+    Manifests name the content of every shard, so of corpora in a store they tell all.
+    """
+    if isinstance(place, Path):
+        return fingerprint(place)
+    found = manifest_digests(place)
+    return digest(found) if found else "missing"
 
 
 def look_up(store: Store, key: str) -> CacheEntry | None:

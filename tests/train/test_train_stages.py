@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +176,25 @@ def test_the_loss_curves_of_the_stages_are_the_golden_ones(
         # Other processors round otherwise; twelve steps let that grow to some 1e-6.
         assert losses == pytest.approx(golden, rel=1e-4), name
         assert golden[-1] < golden[0], f"the golden {name} learns"
+
+
+def test_a_stage_trains_on_corpora_of_a_store_to_the_same_bytes(
+    parts: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VILA_CACHE", str(tmp_path / "cache"))
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree(parts["data"], elsewhere)
+    models = []
+    for name, data, inputs in (
+        ("prepared", None, parts),
+        ("streamed", elsewhere.as_uri(), parts | {"data": tmp_path / "nothing"}),
+    ):
+        (tmp_path / name).mkdir()
+        asked = config(align, save_every=0).model_copy(update={"data": data})
+        models.append(align.run(asked, inputs, tmp_path / name).outputs["model"])
+    one, other = ((model / "model.safetensors").read_bytes() for model in models)
+    assert one == other
+    assert len(list((tmp_path / "cache/shards").glob("?" * 64))) == 2  # the shard and the index
 
 
 def test_an_interrupted_stage_writes_the_same_bytes(parts: dict[str, Path], tmp_path: Path) -> None:

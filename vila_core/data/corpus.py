@@ -6,16 +6,19 @@ import json
 import os
 import zlib
 from collections import OrderedDict
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from vila_core.data.cache import RemoteFile, ShardCache
 from vila_core.data.index import FILE_NAME, Index
+from vila_core.data.location import MANIFEST, Location, locate
 from vila_core.data.sample import Sample, digest, part_from_json
-from vila_core.data.shards import FORMAT_VERSION, MANIFEST
-from vila_core.errors import Damaged, UserError
+from vila_core.data.shards import FORMAT_VERSION
+from vila_core.errors import Damaged, NotFound, UserError
 
 _OPEN_SHARDS = 128
 
@@ -23,21 +26,28 @@ _OPEN_SHARDS = 128
 class Corpus:
     """A folder of shards. Cheap to open and to send to a worker; shards are opened when needed."""
 
-    def __init__(self, folder: Path, manifest: dict[str, Any], index: Index) -> None:
-        self.folder, self.manifest, self.index = folder, manifest, index
+    def __init__(
+        self, uri: str, manifest: dict[str, Any], index: Index, shards: Sequence[Path | RemoteFile]
+    ) -> None:
+        self.uri, self.manifest, self.index = uri, manifest, index
         self.name: str = manifest["name"]
         self.template: str = manifest["template"]
-        self._files = _Files([folder / shard["path"] for shard in manifest["shards"]])
+        self._files = _Files(shards)
 
     @classmethod
-    def open(cls, folder: Path) -> Corpus:
-        """Open a folder that prepare wrote. Raises UserError if it is none, Damaged if broken."""
-        path = folder / MANIFEST
+    def open(cls, location: str | Path | Location) -> Corpus:
+        """Open what prepare wrote: a folder, or the same folder in a store (`s3://`, `file://`).
+
+        From a store, index and shards come through the shard cache. Raises UserError if there is
+        no corpus, Damaged if it is broken, StoreError if the store can't be read.
+        """
+        where = locate(location)
+        path = f"{where.uri}/{MANIFEST}"
         try:
-            manifest = json.loads(path.read_bytes())
-        except FileNotFoundError:
+            manifest = json.loads(where.read(MANIFEST))
+        except (FileNotFoundError, NotFound):
             raise UserError(
-                f"{folder}: is not a prepared corpus: {MANIFEST} is missing.\n"
+                f"{where.uri}: is not a prepared corpus: {MANIFEST} is missing.\n"
                 "  fix: point to a folder under `corpora/` that the prepare stage wrote."
             ) from None
         except ValueError as error:
@@ -47,7 +57,11 @@ class Corpus:
                 f"{path}: version {manifest.get('version')!r}, this code reads {FORMAT_VERSION}; "
                 "prepare the corpus again."
             )
-        return cls(folder, manifest, Index.load(folder / FILE_NAME))
+        shards = [
+            where.file(shard["path"], shard["sha256"], shard["size"])
+            for shard in manifest["shards"]
+        ]
+        return cls(where.uri, manifest, _load_index(where, manifest["index_sha256"]), shards)
 
     def __len__(self) -> int:
         return len(self.index.offset)
@@ -90,6 +104,24 @@ class Corpus:
 
     def read(self, number: int) -> Sample:
         """Read one sample. Raises Damaged when its content is not what was indexed."""
+        shard = int(self.index.shard[number])
+        sample = self._intact(number)
+        if sample is None and self._files.renew(shard):
+            sample = self._intact(number)
+        if sample is None:
+            raise Damaged(
+                f"{self.key(number)}: the bytes in {self._files.path(shard)} are not the ones that "
+                "were indexed.\n  fix: prepare the corpus again."
+            )
+        return sample
+
+    @cached_property
+    def remote(self) -> list[RemoteFile]:
+        """The shards by number where they come from a store; empty where they are read in place."""
+        return [source for source in self._files.sources if isinstance(source, RemoteFile)]
+
+    def _intact(self, number: int) -> Sample | None:
+        """Return the sample, or None when the bytes of the shard are not what was indexed."""
         index = self.index
         data = self.read_bytes(number)
         first, stop = int(index.image_start[number]), int(index.image_start[number + 1])
@@ -105,11 +137,7 @@ class Corpus:
         intact = zlib.crc32(header) == int(index.json_crc32[number])
         sample = _parse(header, images) if intact else None
         if sample is None or sample.digest != index.digest[number].tobytes().hex():
-            path = self._files.path(int(index.shard[number]))
-            raise Damaged(
-                f"{self.key(number)}: the bytes in {path} are not the ones that were indexed.\n"
-                "  fix: prepare the corpus again."
-            )
+            return None
         return sample
 
     @cached_property
@@ -128,35 +156,73 @@ def _parse(data: bytes, images: tuple[bytes, ...]) -> Sample | None:
         return None
 
 
+def _load_index(where: Location, sha256: str) -> Index:
+    source = where.file(FILE_NAME, sha256, None)
+    if isinstance(source, Path):
+        return Index.load(source)
+    with open(ShardCache.from_environment().open(source), "rb") as file:
+        return Index.load(file, source.uri)
+
+
 class _Files:
     """Open shards, the least recently used closed first. Descriptors don't travel in pickles."""
 
-    def __init__(self, paths: list[Path]) -> None:
-        self._paths = paths
+    def __init__(self, sources: Sequence[Path | RemoteFile]) -> None:
+        self.sources = tuple(sources)
         self._open: OrderedDict[int, int] = OrderedDict()
+        self._cache: ShardCache | None = None
+        self._renewed: set[int] = set()
 
-    def path(self, shard: int) -> Path:
-        return self._paths[shard]
+    def path(self, shard: int) -> str:
+        source = self.sources[shard]
+        return str(source) if isinstance(source, Path) else source.uri
 
     def read(self, shard: int, offset: int, size: int) -> bytes:
         """Return `size` bytes from `offset`, or fewer at the end of the file."""
         if shard in self._open:
             self._open.move_to_end(shard)
         else:
-            try:
-                self._open[shard] = os.open(self._paths[shard], os.O_RDONLY | os.O_CLOEXEC)
-            except FileNotFoundError:
-                raise Damaged(f"{self._paths[shard]}: the shard is missing.") from None
+            self._open[shard] = self._opened(self.sources[shard])
             if len(self._open) > _OPEN_SHARDS:
                 os.close(self._open.popitem(last=False)[1])
         return os.pread(self._open[shard], size, offset)
+
+    def renew(self, shard: int) -> bool:
+        """Have a remote shard fetched again, once: the cached copy may have gone bad."""
+        source = self.sources[shard]
+        if not isinstance(source, RemoteFile) or shard in self._renewed:
+            return False
+        self._renewed.add(shard)
+        os.close(self._open.pop(shard))
+        self._shard_cache().discard(source)
+        return True
+
+    def _opened(self, source: Path | RemoteFile) -> int:
+        if isinstance(source, RemoteFile):
+            self._close_evicted()
+            return self._shard_cache().open(source)
+        try:
+            return os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise Damaged(f"{source}: the shard is missing.") from None
+
+    def _close_evicted(self) -> None:
+        """Let go of shards that the cache has unlinked: held open, they still fill the disk."""
+        for shard, descriptor in list(self._open.items()):
+            if os.fstat(descriptor).st_nlink == 0:
+                os.close(self._open.pop(shard))
+
+    def _shard_cache(self) -> ShardCache:
+        if self._cache is None:
+            self._cache = ShardCache.from_environment()
+        return self._cache
 
     def __del__(self) -> None:
         for descriptor in self._open.values():
             os.close(descriptor)
 
-    def __getstate__(self) -> list[Path]:
-        return self._paths
+    def __getstate__(self) -> tuple[Path | RemoteFile, ...]:
+        return self.sources
 
-    def __setstate__(self, paths: list[Path]) -> None:
-        self.__init__(paths)
+    def __setstate__(self, sources: tuple[Path | RemoteFile, ...]) -> None:
+        self.__init__(sources)

@@ -51,13 +51,13 @@ class Index:
         np.savez(file, **arrays)
 
     @classmethod
-    def load(cls, path: Path) -> Index:
-        """Read what `save` wrote. Raises Damaged for anything else."""
+    def load(cls, source: Path | BinaryIO, name: str | None = None) -> Index:
+        """Read what `save` wrote, called `name` in errors. Raises Damaged for anything else."""
         try:
-            with np.load(path, allow_pickle=False) as arrays:
+            with np.load(source, allow_pickle=False) as arrays:
                 return cls(**{field.name: arrays[field.name] for field in fields(cls)})
         except (OSError, ValueError, KeyError, EOFError) as error:
-            raise Damaged(f"{path}: is not a readable index: {error}") from None
+            raise Damaged(f"{name or source}: is not a readable index: {error}") from None
 
 
 class IndexBuilder:

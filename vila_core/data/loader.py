@@ -7,6 +7,7 @@ handed whole packs and gives each back as a finished batch.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 from collections import deque
@@ -18,11 +19,13 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from vila_core.data.cache import ShardCache
 from vila_core.data.collate import collate
 from vila_core.data.corpus import Corpus
 from vila_core.data.encode import Encoder
 from vila_core.data.mixture import Mixture, Source, check_weights
 from vila_core.data.packing import Pack, Planner, PlanState, deal
+from vila_core.data.readahead import ReadAhead, check_room, shards_of
 from vila_core.errors import UserError, VilaError
 from vila_core.jsonio import digest
 from vila_core.types import Batch
@@ -45,7 +48,9 @@ class PackLoader:
     most `pack_tokens` tokens and `pack_images` images; packs are planned per `window` draws, and no
     token is dropped. Without `window`, it is as many draws as should fill 32 packs: the last pack
     of each window is not full. `pin` puts batches into page-locked memory ahead of time, from which
-    a GPU copies while it computes. `digest_images` fills `Batch.image_digests`.
+    a GPU copies while it computes. `digest_images` fills `Batch.image_digests`. `shuffle_shards` is
+    among how many shards of a corpus samples are shuffled at a time (default: all); corpora larger
+    than the shard cache need it.
 
     Raises UserError for an unknown corpus, for a sample that is larger than a pack, and when
     `packs_per_step` can't be dealt evenly to `world` ranks.
@@ -64,6 +69,7 @@ class PackLoader:
         window: int | None = None,
         mixture_by: Literal["tokens", "supervised"] = "tokens",
         max_epochs: Mapping[str, float] | None = None,
+        shuffle_shards: int | None = None,
         seed: int = 0,
         rank: int = 0,
         world: int = 1,
@@ -85,20 +91,22 @@ class PackLoader:
         for corpus, tokens_N, images_N in zip(used, lengths, images, strict=True):
             _check_fit(corpus, tokens_N, pack_tokens, "tokens", "pack_tokens")
             _check_fit(corpus, images_N, pack_images, "images", "pack_images")
+        limits = max_epochs or {}
         sources = [
-            _source(corpus, name, tokens_N, mixture_by, (max_epochs or {}).get(name))
+            _source(corpus, name, tokens_N, mixture_by, limits.get(name), shuffle_shards)
             for corpus, name, tokens_N in zip(used, chosen, lengths, strict=True)
         ]
         mixture = Mixture(sources, list(chosen.values()), seed)
         window = window or _draws_for(_WINDOW_PACKS, mixture, images, pack_tokens, pack_images)
-        self._planner = Planner(
-            mixture,
-            images,
-            pack_tokens=pack_tokens,
-            pack_images=pack_images,
-            window=window,
-            seed=seed,
-        )
+        budgets = {"pack_tokens": pack_tokens, "pack_images": pack_images}
+        self._planner = Planner(mixture, images, **budgets, window=window, seed=seed)
+        self._cache: ShardCache | None = None
+        if any(corpus.remote for corpus in used):
+            self._cache = ShardCache.from_environment()
+            check_room([corpus.remote for corpus in used], shuffle_shards, self._cache.budget)
+            # Of its own, for another thread.
+            again = Mixture(sources, list(chosen.values()), seed)
+            self._ahead = Planner(again, images, **budgets, window=window, seed=seed)
         self._counts = [
             np.stack(
                 [np.ones_like(tokens_N), tokens_N, corpus.index.num_supervised, images_N], axis=1
@@ -121,6 +129,7 @@ class PackLoader:
                 "max_epochs": [(source.name, source.max_epochs) for source in sources],
                 "pack": [pack_tokens, pack_images, window],
                 "seed": seed,
+                **({"shuffle_shards": shuffle_shards} if shuffle_shards else {}),
             }
         )
 
@@ -142,13 +151,28 @@ class PackLoader:
             # A generator of its own, so that the training's random state is not touched.
             generator=torch.Generator().manual_seed(0),
         )
-        batches = iter(loader)
-        for first in batches:
-            step = [_unwrap(first)]
-            count, after = planned.popleft()
-            step += [_unwrap(next(batches)) for _ in range(count - 1)]
-            yield step, after
+        batches = iter(loader)  # workers are forked here, before there are threads
+        with self._reading_ahead(state) as reached:
+            for first in batches:
+                step = [_unwrap(first)]
+                count, after = planned.popleft()
+                step += [_unwrap(next(batches)) for _ in range(count - 1)]
+                yield step, after
+                reached(after["plan"]["window"])
         raise UserError(f"the mixture has no more data: {self._limits()}.")
+
+    @contextlib.contextmanager
+    def _reading_ahead(self, state: Mapping[str, Any]) -> Iterator[Callable[[int], None]]:
+        """Fetch shards ahead of the steps from `state` on; yield what takes the window reached."""
+        if self._cache is None:
+            yield lambda window: None
+            return
+        windows = self._ahead.windows(PlanState.from_json(state["plan"]))
+        ahead = ReadAhead(shards_of(windows, self._dataset.corpora), self._cache)
+        try:
+            yield ahead.reached
+        finally:
+            ahead.close()
 
     def plan(self, state: Mapping[str, Any]) -> Iterator[tuple[list[Pack], State]]:
         """Yield the packs of each step, over all ranks in global order, and the state after it."""
@@ -269,7 +293,7 @@ class _Packs(Dataset["Batch | VilaError"]):
     ) -> None:
         from PIL import Image
 
-        self._corpora, self._lengths = corpora, lengths
+        self.corpora, self._lengths = corpora, lengths
         self._encoders = [encoder.with_template(corpus.template) for corpus in corpora]
         for corpus, its in zip(corpora, self._encoders, strict=True):
             if its.chat_template != corpus.manifest.get("chat_template_sha256"):
@@ -292,7 +316,7 @@ class _Packs(Dataset["Batch | VilaError"]):
     def _batch(self, pack: Pack) -> Batch:
         encoded, images, keys = [], [], []
         for source, number in pack.draws:
-            sample = self._corpora[source].read(number)
+            sample = self.corpora[source].read(number)
             one = self._encoders[source].encode(sample)
             planned = int(self._lengths[source][number])
             if len(one.input_ids) != planned:
@@ -300,7 +324,7 @@ class _Packs(Dataset["Batch | VilaError"]):
                     f"{sample.key}: {len(one.input_ids)} tokens, but the index counted {planned}.\n"
                     "  fix: prepare the corpus with the tokenizer of the model that is trained."
                 )
-            learnt = int(self._corpora[source].index.num_supervised[number])
+            learnt = int(self.corpora[source].index.num_supervised[number])
             if one.num_supervised != learnt:
                 raise UserError(
                     f"{sample.key}: {one.num_supervised} tokens carry loss, but the index counted "
@@ -323,7 +347,12 @@ def _unwrap(batch: Batch | VilaError) -> Batch:
 
 
 def _source(
-    corpus: Corpus, name: str, tokens_N: np.ndarray, by: str, max_epochs: float | None
+    corpus: Corpus,
+    name: str,
+    tokens_N: np.ndarray,
+    by: str,
+    max_epochs: float | None,
+    shuffle_shards: int | None,
 ) -> Source:
     counted = corpus.index.num_supervised if by == "supervised" else None
     if counted is not None and not counted.any():
@@ -331,7 +360,7 @@ def _source(
             f"mixture.{name}: no token of this corpus is supervised, so it can't have a share of "
             "supervised tokens.\n  fix: mixture_by: tokens, or leave the corpus out."
         )
-    return Source(name, tokens_N, counted, max_epochs)
+    return Source(name, tokens_N, counted, max_epochs, corpus.index.shard, shuffle_shards)
 
 
 def _draws_for(

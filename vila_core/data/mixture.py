@@ -3,7 +3,8 @@
 Every draw goes to the source that has had the fewest tokens for its share: the least of tokens
 drawn / share. Realised shares so stay within a sample of the asked ones, all along. When a source
 is used up (its repeat limit), the others go on in their proportions. Within a source, samples come
-in a fresh permutation per epoch. Sources don't know of each other: adding one reorders no other.
+in a fresh permutation per epoch, of all of them or of a few shards at a time. Sources don't know of
+each other: adding one reorders no other.
 """
 
 from __future__ import annotations
@@ -30,13 +31,17 @@ class Source:
     """A named list of samples by their lengths in tokens (N,).
 
     `counted` (N,) is what the mixture's shares count, the lengths if not given; it may be zero for
-    some samples, not for all. `max_epochs` is how often the source may be drawn through.
+    some samples, not for all. `max_epochs` is how often the source may be drawn through. With
+    `shards` (N,), the number of each sample's shard, and `shuffle_shards`, samples are shuffled
+    among so many shards at a time, drawn at random; else among all.
     """
 
     name: str
     lengths: np.ndarray
     counted: np.ndarray | None = None
     max_epochs: float | None = None
+    shards: np.ndarray | None = None
+    shuffle_shards: int | None = None
 
     @property
     def counts(self) -> np.ndarray:
@@ -154,7 +159,13 @@ class Mixture:
     def order(self, source: int, epoch: int) -> np.ndarray:
         """Return the permutation of a source's samples in an epoch."""
         rng = np.random.default_rng([*self._seeds[source], epoch])
-        return rng.permutation(len(self.sources[source].lengths))
+        order_N = rng.permutation(len(self.sources[source].lengths))
+        shards, together = self.sources[source].shards, self.sources[source].shuffle_shards
+        if shards is None or together is None:
+            return order_N
+        place_S = rng.permutation(int(shards.max()) + 1)
+        group_N = place_S[shards[order_N]] // together
+        return order_N[np.argsort(group_N, kind="stable")]
 
 
 def check_weights(weights: Mapping[str, float], known: Sequence[str]) -> dict[str, float]:

@@ -77,6 +77,19 @@ class Planner:
         """Return the state before the first pack."""
         return PlanState(self.mixture.start())
 
+    def windows(self, state: PlanState) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """Yield each window from `state` on: its number, and its draws' sources and samples (D,).
+
+        Not to be run by another thread than `packs`, unless on a planner of its own.
+        """
+        cursor, window = state.cursor, state.window
+        while True:
+            sources_D, samples_D, cursor = self.mixture.draw_arrays(cursor, self._window)
+            if not len(samples_D):
+                return
+            yield window, sources_D, samples_D
+            window += 1
+
     def packs(self, state: PlanState) -> Iterator[tuple[Pack, PlanState]]:
         """Yield packs from `state` on, each with the state after it."""
         cursor, window, taken, number = state.cursor, state.window, state.taken, state.packs

@@ -40,6 +40,16 @@ class TrainingConfig(Frozen):
         default={},
         description="how often a corpus may be repeated; afterwards the others share its weight",
     )
+    data: str | None = Field(
+        default=None,
+        description="where the corpora are instead of in the data of the prepare task: a folder, "
+        "or s3://bucket/prefix, read through the shard cache",
+    )
+    shuffle_shards: int | None = Field(
+        default=None,
+        gt=0,
+        description="samples are shuffled among so many shards of a corpus at a time; default: all",
+    )
     pack_tokens: int = Field(
         default=1024, gt=0, description="tokens per pack, image tokens included"
     )
@@ -91,6 +101,12 @@ class TrainingConfig(Frozen):
                 raise ValueError(f"max_epochs.{name}: {limit} is no number of epochs above zero")
         return self
 
+    def outside(self) -> list[Path | str]:
+        """Return where the corpora are, when they are not in the data of the prepare task."""
+        if self.data is None:
+            return []
+        return [self.data if "://" in self.data else Path(self.data).expanduser()]
+
 
 def train_model(
     config: TrainingConfig,
@@ -113,7 +129,7 @@ def train_model(
     from vila_core.train.loop import fit
     from vila_core.train.loss import vila_loss
 
-    corpora = open_corpora(data, config.mixture)
+    corpora = open_corpora(config.data or data, config.mixture)
     model, processor = load()
     counts = freeze(model, config.trains)
     adapters = None
@@ -147,6 +163,7 @@ def train_model(
         window=config.window,
         mixture_by=config.mixture_by,
         max_epochs=config.max_epochs,
+        shuffle_shards=config.shuffle_shards,
         seed=config.train.seed,
         rank=int(os.environ.get("RANK", "0")),
         world=int(os.environ.get("WORLD_SIZE", "1")),
@@ -202,16 +219,20 @@ def build_model(
     return build(vision_tower, language_model, config)
 
 
-def open_corpora(data: Path, mixture: Mapping[str, float]) -> dict[str, Corpus]:
-    """Open the corpora that the mixture names. Raises UserError for one that isn't there."""
-    from vila_core.data.corpus import Corpus
+def open_corpora(data: str | Path, mixture: Mapping[str, float]) -> dict[str, Corpus]:
+    """Open the corpora that the mixture names, in `data` or in `corpora` below it.
 
-    folder = data / "corpora"
-    there = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    Raises UserError for one that isn't there, StoreError for a store that can't be read.
+    """
+    from vila_core.data.corpus import Corpus
+    from vila_core.data.location import corpora_at
+
+    where = corpora_at(data)
+    there = where.names()
     for name in mixture:
         if name not in there:
             close = difflib.get_close_matches(name, there, n=1)
             known = f"prepared corpora: {', '.join(there) or 'none'}"
             fix = f"did you mean '{close[0]}'?" if close else f"{known}."
-            raise UserError(f"mixture.{name}: {folder} has no corpus '{name}'; {fix}")
-    return {name: Corpus.open(folder / name) for name in mixture}
+            raise UserError(f"mixture.{name}: {where.uri} has no corpus '{name}'; {fix}")
+    return {name: Corpus.open(where.below(name)) for name in mixture}

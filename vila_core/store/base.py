@@ -9,6 +9,9 @@ from pathlib import Path
 RESERVED = ".vila-"
 """Names that start so are the store's own (files being written, locks) and never keys."""
 
+CHUNK = 2**20
+"""Bytes that are read at a time where a value is too large to hold."""
+
 
 class Store(ABC):
     """Bytes by key. A key is a relative path with `/`: "runs/r1/run.json".
@@ -23,6 +26,13 @@ class Store(ABC):
     @abstractmethod
     def read(self, key: str) -> bytes:
         """Return the value. Raises NotFound."""
+
+    @abstractmethod
+    def chunks(self, key: str) -> Iterator[bytes]:
+        """Yield the value piece by piece, asking once. Raises NotFound.
+
+        A store that does not answer, or whose answer breaks off, is Unreachable.
+        """
 
     @abstractmethod
     def write(self, key: str, data: bytes, *, create_only: bool = False) -> None:

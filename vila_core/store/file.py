@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from vila_core.errors import AlreadyExists, Conflict, NotFound, StoreError
-from vila_core.store.base import RESERVED, Store, check_key
+from vila_core.store.base import CHUNK, RESERVED, Store, check_key
 
 _FIXES = {
     errno.ENOSPC: "no space left on the device; free some space or choose another store (--store)",
@@ -41,6 +41,13 @@ class FileStore(Store):
         path = self._path(key)
         with self.explained(key, "read"):
             return path.read_bytes()
+
+    def chunks(self, key: str) -> Iterator[bytes]:
+        """Yield the value piece by piece. Raises NotFound."""
+        path = self._path(key)
+        with self.explained(key, "read"), path.open("rb") as value:
+            while chunk := value.read(CHUNK):
+                yield chunk
 
     def write(self, key: str, data: bytes, *, create_only: bool = False) -> None:
         """Write atomically. With `create_only` an existing key raises AlreadyExists."""

@@ -9,8 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from vila_core.errors import AlreadyExists, Conflict, NotFound, StoreError, UserError
-from vila_core.store.base import Store, check_key
+from vila_core.errors import (
+    AlreadyExists,
+    Conflict,
+    NotFound,
+    StoreError,
+    Unreachable,
+    UserError,
+)
+from vila_core.store.base import CHUNK, Store, check_key
 
 if TYPE_CHECKING:
     from minio import Minio
@@ -18,6 +25,7 @@ if TYPE_CHECKING:
 
 _MISSING = ("NoSuchKey", "NoSuchObject", "ResourceNotFound")
 _LOST = ("PreconditionFailed", "ConditionalRequestConflict")
+_PASSING = ("InternalError", "RequestTimeout", "ServiceUnavailable", "SlowDown", "SlowDownRead")
 _FIXES = {
     "NoSuchBucket": "there is no such bucket; create it, or use another one",
     "AccessDenied": "access denied; check the bucket's policy and the credentials",
@@ -81,6 +89,16 @@ class S3Store(Store):
             response = self._client.get_object(self._bucket, self._name(key))
             try:
                 return response.read()
+            finally:
+                response.close()
+                response.release_conn()
+
+    def chunks(self, key: str) -> Iterator[bytes]:
+        """Yield the value piece by piece, asking once. Raises NotFound, Unreachable."""
+        with self._explained(key, "read"):
+            response = self._once.get_object(self._bucket, self._name(key))
+            try:
+                yield from response.stream(CHUNK)
             finally:
                 response.close()
                 response.release_conn()
@@ -161,7 +179,7 @@ class S3Store(Store):
     def _explained(self, key: str, verb: str) -> Iterator[None]:
         """Turn errors of the server, the network and the local disk into StoreErrors."""
         from minio.error import MinioException, S3Error
-        from urllib3.exceptions import HTTPError
+        from urllib3.exceptions import HTTPError, IncompleteRead
 
         place = f"{self.uri}/{key}"
         try:
@@ -172,9 +190,14 @@ class S3Store(Store):
             if error.code in _LOST:
                 raise Conflict(f"{place}: was changed by somebody else; read it again.") from None
             reason = _FIXES.get(error.code or "", f"{error.code}: {error.message}")
-            raise StoreError(f"{place}: can't be {verb}: {reason}.") from error
+            kind = Unreachable if error.code in _PASSING else StoreError
+            raise kind(f"{place}: can't be {verb}: {reason}.") from error
         except (MinioException, HTTPError) as error:
-            raise StoreError(
+            if any(isinstance(cause, IncompleteRead) for cause in (error, *error.args)):
+                raise Unreachable(
+                    f"{place}: can't be {verb}: the answer broke off before its announced length."
+                ) from error
+            raise Unreachable(
                 f"{place}: can't be {verb}: the server does not answer ({type(error).__name__}); "
                 "fix: check VILA_S3_ENDPOINT and the network."
             ) from error
@@ -189,4 +212,16 @@ def _http_client(repeat: bool) -> PoolManager:
     # A store that is not there should be told within seconds, not minutes.
     codes = [500, 502, 503, 504] if repeat else [503]
     retry = Retry(total=3, read=None if repeat else 0, backoff_factor=0.2, status_forcelist=codes)
-    return PoolManager(timeout=Timeout(connect=5, read=120), maxsize=10, retries=retry)
+    return PoolManager(timeout=Timeout(connect=5, read=_patience()), maxsize=10, retries=retry)
+
+
+def _patience() -> float:
+    """Return how many seconds a server may be silent. Raises UserError for a bad setting."""
+    text = os.environ.get("VILA_S3_TIMEOUT", "60")
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise UserError(f"VILA_S3_TIMEOUT={text}: is not a number of seconds above zero.")
+    return seconds
