@@ -81,25 +81,29 @@ class EvalSets:
     def find(self, signatures: Sequence[Signature]) -> list[Verdict | None]:
         """Return for each signature in which evaluation set it stands, or None."""
         looks = self._look_alikes(signatures)
+        texts = self._texts.sharing(signatures)
         start, verdicts = 0, []
-        for signature in signatures:
+        for place, signature in enumerate(signatures):
             stop = start + len(signature.phashes)
             verdicts.append(
                 self._by_bytes(signature)
                 or self._by_looks(signature, looks[start:stop])
-                or self._by_text(signature)
+                or (self._by_text(signature) if place in texts else None)
             )
             start = stop
         return verdicts
 
-    def _look_alikes(self, signatures: Sequence[Signature]) -> np.ndarray:
+    def _look_alikes(self, signatures: Sequence[Signature]) -> list[int]:
         """Return for every image of every signature the evaluation image it looks like, or -1."""
-        if not len(self._looks) or not signatures:
-            return np.full(sum(len(one.phashes) for one in signatures), -1)
-        return self._looks.first(np.concatenate([one.phashes for one in signatures]))
+        hashes = _concatenated([one.phashes for one in signatures])
+        if not len(self._looks) or not len(hashes):
+            return [-1] * len(hashes)
+        return self._looks.first(hashes).tolist()
 
     def _by_bytes(self, signature: Signature) -> Verdict | None:
-        for place, value in enumerate(signature.images.tolist() if len(self._bytes) else ()):
+        if not len(self._bytes):
+            return None
+        for place, value in enumerate(signature.images.tolist()):
             item = self._bytes.get(value)
             if item is not None:
                 other = self._items[item]
@@ -107,9 +111,11 @@ class EvalSets:
                 return Verdict("contaminated", EVAL_IMAGE, f"{which} is one of {other}", other)
         return None
 
-    def _by_looks(self, signature: Signature, alike: np.ndarray) -> Verdict | None:
-        for place in np.flatnonzero(alike >= 0).tolist():
-            value, match = int(signature.phashes[place]), int(alike[place])
+    def _by_looks(self, signature: Signature, alike: Sequence[int]) -> Verdict | None:
+        for place, match in enumerate(alike):
+            if match < 0:
+                continue
+            value = int(signature.phashes[place])
             other = self._items[self._looks_item[match]]
             bits = (value ^ self._looks[match]).bit_count()
             which = _nth(place, len(signature.phashes))
@@ -154,18 +160,28 @@ class _Texts:
         self._table = None
         return taken
 
+    def sharing(self, signatures: Sequence[Signature]) -> set[int]:
+        """Return the places of the signatures that share an n-gram with any text: mostly none."""
+        if not self._learned:
+            return set()
+        ends = np.cumsum([len(one.grams) for one in signatures])
+        known = self._known.holds(_concatenated([one.grams for one in signatures]))
+        return set(np.searchsorted(ends, np.flatnonzero(known), side="right").tolist())
+
     def find(self, grams: np.ndarray) -> tuple[int, float] | None:
         """Return the item whose text stands in a sample with these n-grams, and its share."""
-        if not len(grams) or not self._learned:
-            return None
-        if self._table is None:
-            self._table = _Table(self._learned)
-        texts, hits = self._table.hits(grams)
-        shares = hits / self._table.sizes[texts]
+        texts, hits = self._known.hits(grams)
+        shares = hits / self._known.sizes[texts]
         if not len(texts) or shares.max() < self._share:
             return None
         best = int(shares.argmax())  # the first of the largest: texts are in ascending order
         return self._items[int(texts[best])], float(shares[best])
+
+    @property
+    def _known(self) -> _Table:
+        if self._table is None:
+            self._table = _Table(self._learned)
+        return self._table
 
 
 class _Table:
@@ -179,17 +195,21 @@ class _Table:
         self._grams, starts = np.unique(every[order], return_index=True)
         self._start = np.append(starts, len(every))
 
-    def hits(self, grams: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the texts (T,) that share n-grams with `grams` (each once), and how many (T,)."""
+    def holds(self, grams: np.ndarray) -> np.ndarray:
+        """Return which n-grams (G,) stand in a text, (G,) bool."""
         places = np.searchsorted(self._grams, grams)
         places[places == len(self._grams)] = 0
-        places = places[self._grams[places] == grams]
+        return self._grams[places] == grams
+
+    def hits(self, grams: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the texts (T,) that share n-grams with `grams` (each once), and how many (T,)."""
+        places = np.searchsorted(self._grams, grams[self.holds(grams)])
         parts = [self._texts[self._start[p] : self._start[p + 1]] for p in places.tolist()]
         return np.unique(_concatenated(parts), return_counts=True)
 
 
 def _concatenated(parts: Sequence[np.ndarray]) -> np.ndarray:
-    return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
+    return np.concatenate(parts) if parts else np.zeros(0, dtype=np.uint64)
 
 
 def _nth(place: int, count: int) -> str:

@@ -97,7 +97,9 @@ class HammingIndex:
         """
         places = np.flatnonzero(among)
         found: dict[int, list[int]] = {}
-        step = max(1, _AT_ONCE // max(len(places), 1))
+        if len(places) < 2:
+            return found
+        step = max(1, _AT_ONCE // len(places))
         for start in range(0, len(places), step):
             rows = places[start : start + step]
             near = self.near(hashes[rows, None], hashes[places])

@@ -22,7 +22,7 @@ class Judge:
     """Compares each sample with those admitted before it, of all corpora, and with evaluation sets.
 
     The first of its kind wins. What is not admitted is not remembered either. The verdicts depend
-    on the order of samples alone, not on how calls cut it. Some 200 bytes a sample with an image.
+    on the order of samples alone, not on how calls cut it. Some 140 bytes a sample with an image.
     """
 
     def __init__(self, config: DedupeConfig) -> None:

@@ -51,7 +51,9 @@ class Pictures:
         self._hashes = np.concatenate([one.phashes for one in signatures])
         found = self._looks.first(self._hashes)
         self._known = found.tolist()
-        fresh = (found < 0) & ~np.isin(self._hashes, np.array(sorted(FLAT), dtype=np.uint64))
+        fresh = found < 0
+        for flat in FLAT:
+            fresh &= self._hashes != np.uint64(flat)
         self._earlier = self._looks.pairs(self._hashes, fresh)
 
     def shown(self, place: int, signature: Signature) -> Shown:
