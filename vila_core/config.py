@@ -26,7 +26,7 @@ class Frozen(BaseModel):
         """Return the sha256 of the resolved config's canonical JSON."""
         return digest(self.model_dump(mode="json"))
 
-    def key(self) -> dict[str, Any]:
+    def cache_key(self) -> dict[str, Any]:
         """Return the resolved config without what can't change the result: `not_in_key`."""
         return self.model_dump(mode="json", exclude=set(self.not_in_key))
 

@@ -69,7 +69,7 @@ class PlannedData:
         if prepare is None:
             return None
         store = open_store(uri)
-        found = _newest(store, prepare.key())
+        found = _newest(store, prepare.cache_key())
         if found is None:
             return None
         run, sha256 = found

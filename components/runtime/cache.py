@@ -42,7 +42,7 @@ def task_key(stage: str, module: str, config: Frozen, inputs: Mapping[str, str])
     code = code_digest(module)
     parts = {
         "stage": stage,
-        "config": config.key(),
+        "config": config.cache_key(),
         "inputs": dict(inputs),
         "lock": lock_digest(),
     }

@@ -171,7 +171,7 @@ def run(
 
 def _continue_or_clear(config: Config, data: Path, notes: Path, report: Reporter) -> None:
     """Leave what an earlier attempt at the same thing did; clear away everything else."""
-    same = digest([config.key(), [fingerprint(path) for path in config.outside()]])
+    same = digest([config.cache_key(), [fingerprint(path) for path in config.outside()]])
     stamp = notes / "settings"
     if stamp.is_file() and stamp.read_text() == same:
         report.info("going on after an interrupted attempt")
