@@ -10,7 +10,7 @@ from pathlib import Path
 
 from vila_core.data import journal, pool
 from vila_core.data.journal import Journal, Position
-from vila_core.data.readers import READERS, Selection, selected
+from vila_core.data.readers import Selection, reader_of, selected
 from vila_core.data.readers.files import CorpusFile, RecordFile
 from vila_core.data.readers.positions import count_records
 from vila_core.data.report import CorpusReport
@@ -50,7 +50,7 @@ def build_corpus(
         report.restore(state)
         report.manifest = read_object(folder / MANIFEST)
         return report
-    reader = READERS[source.format]
+    reader = reader_of(source.format)
     files, selection = reader.find(source.path, source.options or reader.options())
     log = Journal(notes)
     if log.parts:

@@ -6,13 +6,13 @@ Nothing here depends on another chunk, so chunks can be done anywhere and in any
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vila_core.data.chat import TemplateRefuses
 from vila_core.data.encode import Counts, Encoder
-from vila_core.data.readers import READERS
+from vila_core.data.readers import reader_of
 from vila_core.data.readers.common import Options, converted, prove
 from vila_core.data.readers.files import Record
 from vila_core.data.reencode import Reencode, reencoded
@@ -41,6 +41,19 @@ class CorpusSource:
     max_set_aside: float = 0.05
     licence: str | None = None
     reencode: Reencode | None = None
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Let the other process find the format first: the class of its options may be there."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        options = None if self.options is None else self.options.model_dump()
+        return _source, ({**values, "options": options},)
+
+
+def _source(values: dict[str, Any]) -> CorpusSource:
+    reader, options = reader_of(values["format"]), values["options"]
+    if options is not None:
+        values["options"] = reader.options.model_validate(options)
+    return CorpusSource(**values)
 
 
 @dataclass(frozen=True)
@@ -99,7 +112,7 @@ class Worker:
 
     def __init__(self, work: Work, encoder: Encoder | None = None) -> None:
         source = work.source
-        reader = READERS[source.format]
+        reader = reader_of(source.format)
         self._work = work
         self.licence = source.licence or reader.licence
         self._convert = reader.converter(

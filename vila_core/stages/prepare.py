@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from vila_core.config import Frozen
-from vila_core.data.readers import READERS
+from vila_core.data.readers import code_file, reader_of
 from vila_core.data.reencode import Reencode
 from vila_core.data.templates import NAMES
 from vila_core.errors import UserError
@@ -34,7 +34,9 @@ class CorpusConfig(Frozen):
     """One corpus to read."""
 
     name: str = Field(pattern=_NAME, description="first part of its sample keys, for life")
-    format: Literal["mmc4", "coyo", "llava", "flan"] = Field(description="how it is published")
+    format: str = Field(
+        description="how it is published: mmc4, coyo, llava, …, or your own as my_corpus.py:READER"
+    )
     path: str = Field(description="the file, or a folder of files")
     images: str | None = Field(
         default=None, description="image folder; default: `images` beside the file"
@@ -62,12 +64,18 @@ class CorpusConfig(Frozen):
 
     @model_validator(mode="after")
     def _options_of_the_format(self) -> CorpusConfig:
-        known = READERS[self.format].options.model_fields
+        try:
+            reader = reader_of(self.format)
+        except UserError as error:
+            raise ValueError(f"format: {error}") from None
+        known = reader.options.model_fields
         for name in self.options:
             if name not in known:
                 have = f"has {', '.join(known)}" if known else "has none"
                 raise ValueError(f"options.{name} is not an option: format '{self.format}' {have}")
-        READERS[self.format].options.model_validate(self.options)
+        reader.options.model_validate(self.options)
+        if not (self.template or reader.template):
+            raise ValueError(f"format '{self.format}' has samples of any kind: set `template`")
         return self
 
 
@@ -134,8 +142,10 @@ class Config(Frozen):
         return self
 
     def outside(self) -> list[Path]:
-        """Return the corpora, image folders, tokenizer and evaluation sets that are read."""
-        named = [path for corpus in self.corpora for path in (corpus.path, corpus.images)]
+        """Return what is read: corpora, images, own formats, tokenizer and evaluation sets."""
+        named: list[str | Path | None] = []
+        for corpus in self.corpora:
+            named += [corpus.path, corpus.images, code_file(corpus.format)]
         return [Path(path).expanduser() for path in (*named, self.tokenizer, self.eval) if path]
 
 
@@ -204,7 +214,7 @@ def _write_miniature(config: Config, raw: Path, report: Reporter) -> list[Corpus
 def _source(corpus: CorpusConfig, config: Config) -> CorpusSource:
     from vila_core.data.work import CorpusSource
 
-    reader = READERS[corpus.format]
+    reader = reader_of(corpus.format)
     share = config.max_set_aside if corpus.max_set_aside is None else corpus.max_set_aside
     return CorpusSource(
         corpus.name,

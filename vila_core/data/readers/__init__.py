@@ -7,11 +7,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vila_core.data.readers import coyo, flan, llava, mmc4
+from vila_core.data.readers import (
+    coyo,
+    custom,
+    flan,
+    groups,
+    img2dataset,
+    llava,
+    m3it,
+    mmc4,
+    pairs,
+    prepared,
+    sharegpt4v,
+    webdataset,
+)
 from vila_core.data.readers.common import Convert, Options, converted
 from vila_core.data.readers.files import CorpusFile, Record, RecordFile, corpus_files
 from vila_core.data.readers.tables import check_columns
 from vila_core.data.sample import Sample, SetAside
+from vila_core.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,7 +55,7 @@ class Reader:
     cheap to look at (columns of scores, counts of lines); None is all of them. The others are
     neither samples nor set aside.
     `columns(options)` are sets of columns, one of which every parquet file needs. `licence` is the
-    corpus's own where it is published under one.
+    corpus's own where it is published under one. An empty `template` is for the user to choose.
     """
 
     converter: Callable[[Path, Path | None, Options], Convert]
@@ -122,4 +136,44 @@ READERS: dict[str, Reader] = {
         columns=flan.columns,
         licence="CC-BY-4.0",
     ),
+    "m3it": Reader(m3it.Converter, m3it.M3itOptions, "vicuna_v1_no_system", columns=m3it.columns),
+    "sharegpt4v": Reader(
+        sharegpt4v.Converter,
+        sharegpt4v.ShareGpt4vOptions,
+        "vicuna_v1",
+        licence="CC-BY-NC-4.0",
+    ),
+    "img2dataset": Reader(
+        img2dataset.Converter, groups.GroupOptions, "plain", files=img2dataset.files
+    ),
+    "webdataset": Reader(groups.Converter, groups.GroupOptions, "plain", files=webdataset.files),
+    "vila-wds": Reader(
+        groups.Converter, groups.GroupOptions, "plain", files=webdataset.listed_files
+    ),
+    "pairs": Reader(groups.Converter, pairs.PairOptions, "plain", files=pairs.files),
+    "prepared": Reader(prepared.Converter, Options, "", files=prepared.files),
 }
+"""Readers by format name. Others are named by their place: see `reader_of`."""
+
+
+def reader_of(name: str) -> Reader:
+    """Return the reader of a format: one of ours, or the user's own by module or file.
+
+    Raises UserError for an unknown name, and for a place where there is no Reader.
+    """
+    if name in READERS:
+        return READERS[name]
+    if not custom.is_custom(name):
+        raise UserError(
+            f"format '{name}' is unknown; known are {', '.join(READERS)}, and your own as "
+            f"{custom.EXAMPLE}"
+        )
+    reader = custom.load(name)
+    if not isinstance(reader, Reader):
+        raise UserError(f"format '{name}': is {type(reader).__name__}, expected a Reader")
+    return reader
+
+
+def code_file(name: str) -> Path | None:
+    """Return the file that defines a format, None for ours."""
+    return None if name in READERS else custom.code_file(name)

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,22 +42,45 @@ class Converter:
 
 
 def _sample(key: str, record: Any, folder: ImageFolder) -> Sample:
-    turns = _turns(get(record, "conversations", list))
-    parts: list[Part] = []
-    tags = 0
-    for role, text in turns:
-        if role == "assistant" and not text.strip():
-            raise Broken(EMPTY_TEXT, "an answer of 'gpt'")
-        found, tags = split_tags(text, role, tags)
-        parts += found
+    parts, tags = _parts(record)
     names = record.get("image") or []
     names = [names] if isinstance(names, str) else names
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise Broken(BROKEN_RECORD, "'image' is neither a file name nor a list of them")
-    if len(names) != tags:
-        raise Broken(IMAGE_TAGS, f"{tags} {IMAGE_TAG} tags, {len(names)} images")
-    files = [folder.read(name) for name in names]
+    _same(tags, len(names))
     meta = {"id": record.get("id"), "images": names}
+    if isinstance(record.get("model"), str) and record["model"]:
+        meta["model"] = record["model"]  # who answered; ShareGPT's part of mix665k has it, empty
+    return _made(key, parts, [folder.read(name) for name in names], meta)
+
+
+def conversation(
+    key: str, record: dict[str, Any], images: Sequence[bytes], meta: dict[str, Any]
+) -> Sample:
+    """Return the conversation of a record whose images are there, one per `<image>` tag."""
+    parts, tags = _parts(record)
+    _same(tags, len(images))
+    return _made(key, parts, images, meta)
+
+
+def _parts(record: Any) -> tuple[list[Part], int]:
+    """Return the parts of a record's turns, and how many images they have places for."""
+    parts: list[Part] = []
+    tags = 0
+    for role, text in _turns(get(record, "conversations", list)):
+        if role == "assistant" and not text.strip():
+            raise Broken(EMPTY_TEXT, "an answer of 'gpt'")
+        found, tags = split_tags(text, role, tags)
+        parts += found
+    return parts, tags
+
+
+def _same(tags: int, images: int) -> None:
+    if images != tags:
+        raise Broken(IMAGE_TAGS, f"{tags} {IMAGE_TAG} tags, {images} images")
+
+
+def _made(key: str, parts: list[Part], files: Sequence[bytes], meta: dict[str, Any]) -> Sample:
     return make_sample(key, "conversation" if files else "text-only", parts, files, meta)
 
 

@@ -17,7 +17,7 @@ _MAX_SHOWN = 300
 
 
 def sound(sample: Sample, meta: Mapping[str, Any]) -> Sample:
-    """Return the sample with `meta` under what its reader put into its own.
+    """Return the sample with `meta` added to what its reader put into its own, which goes first.
 
     Raises Broken for NUL characters in its text, and for meta that can't be written as UTF-8.
     Numbers in meta that JSON doesn't have (NaN, infinities) become null.
