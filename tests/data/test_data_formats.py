@@ -25,7 +25,7 @@ def encoded(*images: bytes) -> list[str]:
     return [base64.b64encode(image).decode() for image in images]
 
 
-def instruction(images: list[Any], **more: Any) -> dict[str, Any]:
+def instruction(images: list[Any] | str, **more: Any) -> dict[str, Any]:
     return {
         "instruction": "Answer the question. ",
         "inputs": "What colour? <image>",

@@ -55,6 +55,15 @@ class CorpusConfig(Frozen):
         None, ge=0, le=1, description="instead of the stage's share"
     )
 
+    @field_validator("format")
+    @classmethod
+    def _known_format(cls, value: str) -> str:
+        try:
+            reader_of(value)
+        except UserError as error:
+            raise ValueError(str(error)) from None
+        return value
+
     @field_validator("template")
     @classmethod
     def _known_template(cls, value: str | None) -> str | None:
@@ -64,10 +73,7 @@ class CorpusConfig(Frozen):
 
     @model_validator(mode="after")
     def _options_of_the_format(self) -> CorpusConfig:
-        try:
-            reader = reader_of(self.format)
-        except UserError as error:
-            raise ValueError(f"format: {error}") from None
+        reader = reader_of(self.format)
         known = reader.options.model_fields
         for name in self.options:
             if name not in known:
