@@ -96,7 +96,7 @@ def verdict(rules: dict[str, Any], one: Sample) -> str | None:
         (
             {"max_score": {"nsfw": 0.5}},
             sample("a", nsfw="0.1"),
-            "max_score nsfw: 0.1, at most 0.5",
+            "max_score nsfw: '0.1', at most 0.5",
         ),
         ({"languages": ["en"]}, sample("a small dog runs over the green field"), None),
         (

@@ -125,11 +125,11 @@ class Rules(Frozen):
             value = sample.meta.get(name)
             # Not `value < limit`: what isn't there, or not a number, does not pass either.
             if not (_is_number(value) and value >= limit):
-                raise Filtered(f"min_score {name}", f"{value}, at least {limit}")
+                raise Filtered(f"min_score {name}", f"{value!r}, at least {limit}")
         for name, limit in self.max_score.items():
             value = sample.meta.get(name)
             if not (_is_number(value) and value <= limit):
-                raise Filtered(f"max_score {name}", f"{value}, at most {limit}")
+                raise Filtered(f"max_score {name}", f"{value!r}, at most {limit}")
 
 
 def text_of(sample: Sample) -> str:

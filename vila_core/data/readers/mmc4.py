@@ -52,7 +52,7 @@ class Converter:
         """Return the document of a record, or its pairs. Raises Broken, BadImage, Filtered."""
         sentences = _sentences(record)
         if self._options.drop_url_duplicates and record.get("could_have_url_duplicate"):
-            raise Filtered("drop_url_duplicates", f"{record.get('url')}")
+            raise Filtered("drop_url_duplicates", repr(record.get("url"))[:300])
         used, files, left_out = self._images(record, len(sentences))
         if self._options.layout == "pairs":
             return self._pairs(key, record, sentences, used, files, left_out)
