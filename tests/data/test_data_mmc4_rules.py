@@ -11,8 +11,12 @@ from pydantic import ValidationError
 
 from tests.data.make import noise, picture, write_images, write_lines
 from vila_core.data.readers import READERS
-from vila_core.data.readers.mmc4 import Mmc4Options
+from vila_core.data.readers.common import converted
+from vila_core.data.readers.files import Record
+from vila_core.data.readers.mmc4 import Converter, Mmc4Options
+from vila_core.data.rules import Rules
 from vila_core.data.sample import Image, Sample, SetAside, Text
+from vila_core.images import BadImage
 
 SMALL = [picture((n, 0, 0)) for n in range(8)]
 Read = Callable[..., list[Sample | SetAside]]
@@ -126,6 +130,36 @@ def test_a_pair_keeps_its_key_whatever_else_is_left_out(read: Read) -> None:
             "matched_sim": 0.4,
         }
     ]
+
+
+def test_a_rule_that_rejects_one_pair_leaves_the_others(tmp_path: Path) -> None:
+    """A defect, however, is the whole document's, as when an image is missing."""
+    small, large = picture(size=(16, 16)), picture(size=(40, 40))
+    write_images(tmp_path / "images", {"0.png": large, "1.png": small, "2.png": large})
+    record = Record(42, "docs.jsonl:43", document(3, THREE))
+    convert = Converter(tmp_path, tmp_path / "images", Mmc4Options(layout="pairs"))
+
+    def rules(sample: Sample) -> Sample:
+        Rules(min_side=30).check(sample)
+        return sample
+
+    rows = converted("mmc4", "00007", record, convert, rules)
+    assert [row.key if isinstance(row, Sample) else (row.where, row.reason) for row in rows] == [
+        "mmc4/00007.0/000042",
+        ("mmc4/00007.1/000042", "min_side"),
+        "mmc4/00007.2/000042",
+    ]
+    whole = Converter(tmp_path, tmp_path / "images", Mmc4Options())
+    (row,) = converted("mmc4", "00007", record, whole, rules)
+    assert isinstance(row, SetAside)
+    assert (row.where, row.reason, row.group) == ("docs.jsonl:43", "min_side", "rule")
+
+    def broken(sample: Sample) -> Sample:
+        raise BadImage("truncated", sample.key)
+
+    (row,) = converted("mmc4", "00007", record, convert, broken)
+    assert isinstance(row, SetAside)
+    assert (row.where, row.reason, row.group) == ("docs.jsonl:43", "truncated", "broken")
 
 
 def test_pairs_without_text_or_images_are_counted(read: Read) -> None:

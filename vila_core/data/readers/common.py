@@ -61,6 +61,8 @@ def converted(
 ) -> Sequence[Sample | SetAside]:
     """Return the samples of a record, or why there are none.
 
+    A defect of one sample is the whole record's; a rule that rejects one of several leaves the
+    others.
     `finish` sees every sample last. It must decode the images: readers look at headers alone.
     Every sample's meta has its `source` (file and line), and its `licence`: the record's own, or
     else `licence`.
@@ -70,11 +72,20 @@ def converted(
             raise record.broken
         made = convert(f"{corpus}/{shard}/{record.number:06d}", record.value)
         meta = _meta(record, licence)
-        return [finish(sound(one, meta)) for one in ([made] if isinstance(made, Sample) else made)]
+        if isinstance(made, Sample):
+            return [finish(sound(made, meta))]
+        return [_finished(corpus, finish, sound(one, meta)) for one in made]
     except UnicodeEncodeError as error:  # from the digest
         return [_aside(corpus, record, not_utf8(error))]
     except (Broken, BadImage, Filtered) as error:
         return [_aside(corpus, record, error)]
+
+
+def _finished(corpus: str, finish: Callable[[Sample], Sample], sample: Sample) -> Sample | SetAside:
+    try:
+        return finish(sample)
+    except Filtered as error:
+        return SetAside(corpus, sample.key, error.reason, shown(error.detail), "rule")
 
 
 def _meta(record: Record, licence: str | None) -> dict[str, Any]:
