@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests import s3_server
+from tests import ceph_server, s3_server
 from vila_core.store import Store
 
 os.environ.update(
@@ -31,3 +31,16 @@ def s3_environment() -> Iterator[dict[str, str]]:
 @pytest.fixture
 def s3_store(s3_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Store:
     return s3_server.fresh_store(s3_environment, monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def real_environment() -> Iterator[dict[str, str]]:
+    if missing := ceph_server.missing():
+        pytest.skip(f"Ceph's RGW is not installed: no {', '.join(missing)}")
+    with ceph_server.running() as environment:
+        yield environment
+
+
+@pytest.fixture
+def real_store(real_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Store:
+    return s3_server.fresh_store(real_environment, monkeypatch)

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from components.runtime.cache import task_key
+from tests.ceph_server import REAL
 from tests.data.make import captions, documents, pixels, texts, write_corpus
 from tests.data.test_data_loader import loader, same, take
 from vila_core.data.cache import RemoteFile, ShardCache
@@ -39,7 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return data
 
 
-@pytest.fixture(params=["file", "s3"])
+@pytest.fixture(params=["file", "s3", REAL])
 def location(
     request: pytest.FixtureRequest,
     folder: Path,
@@ -51,7 +52,7 @@ def location(
     if request.param == "file":
         store = open_store((tmp_path / "store").as_uri())
     else:
-        store = request.getfixturevalue("s3_store")
+        store = request.getfixturevalue(f"{request.param}_store")
     upload(folder, store)
     return store.uri
 

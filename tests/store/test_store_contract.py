@@ -177,3 +177,17 @@ def test_a_conditional_write_is_sent_once(s3_store: Store, monkeypatch: pytest.M
     assert LosesTheFirstAnswer.stored.count(b"again") == 4
     server.shutdown()
     server.server_close()
+
+
+@pytest.mark.slow
+@pytest.mark.needs_s3_real
+def test_a_real_server_refuses_a_wrong_secret(
+    real_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real_store.write("k", b"v")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "guessed")
+    with pytest.raises(StoreError, match="the secret key is wrong; check AWS_SECRET_ACCESS_KEY"):
+        open_store(real_store.uri).read("k")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "nobody")
+    with pytest.raises(StoreError, match="the access key is unknown; check AWS_ACCESS_KEY_ID"):
+        open_store(real_store.uri).write("k", b"x")

@@ -167,7 +167,8 @@ class S3Store(Store):
         }
         # Sent again after a lost answer, a conditional PUT would meet its own first writing.
         client = self._once if condition else self._client
-        with self._explained(key, "written"):
+        # Ceph's RGW (16.2) answers UnknownError to the loser of a race: it has written nothing.
+        with self._explained(key, "written", racing=bool(condition)):
             # minio's public put_object takes no conditions; this is the call that it ends in.
             result = client._put_object(self._bucket, self._name(key), data, headers)
         return (result.etag or "").strip('"')
@@ -176,7 +177,7 @@ class S3Store(Store):
         return self._lead + check_key(key)
 
     @contextlib.contextmanager
-    def _explained(self, key: str, verb: str) -> Iterator[None]:
+    def _explained(self, key: str, verb: str, *, racing: bool = False) -> Iterator[None]:
         """Turn errors of the server, the network and the local disk into StoreErrors."""
         from minio.error import MinioException, S3Error
         from urllib3.exceptions import HTTPError, IncompleteRead
@@ -187,7 +188,7 @@ class S3Store(Store):
         except S3Error as error:
             if error.code in _MISSING:
                 raise NotFound(f"{place}: there is no such key.") from None
-            if error.code in _LOST:
+            if error.code in _LOST or (racing and error.code == "UnknownError"):
                 raise Conflict(f"{place}: was changed by somebody else; read it again.") from None
             reason = _FIXES.get(error.code or "", f"{error.code}: {error.message}")
             kind = Unreachable if error.code in _PASSING else StoreError
