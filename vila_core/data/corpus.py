@@ -67,6 +67,13 @@ class Corpus:
         return len(self.index.offset)
 
     @property
+    def folder(self) -> Path:
+        """The folder of a corpus that is read in place. Raises ValueError for one in a store."""
+        if self.remote:
+            raise ValueError(f"{self.uri} is not a folder of this machine")
+        return Path(self.uri)
+
+    @property
     def digest(self) -> str:
         """The sha256 of the index, which holds the digest of every sample."""
         return self.manifest["index_sha256"]
