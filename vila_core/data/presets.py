@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from vila_core.config import Frozen, read_yaml
-from vila_core.data.readers import READERS
+from vila_core.data.readers import reader_of
 from vila_core.data.readers.common import Options
 from vila_core.data.rules import Rules
 
@@ -58,6 +58,7 @@ def resolve(
     `rules["preset"]` names it. In a mapping (`max_score: {…}`) each entry wins for itself, and null
     takes a preset's entry or value away. Raises ValueError that names the key, for the validators
     of configs: an unknown preset, or one without a section for `format`; unknown keys; bad values.
+    Raises UserError for an unknown format.
     """
     own, rules = dict(options), dict(rules)
     name = rules.get("preset")
@@ -66,7 +67,7 @@ def resolve(
         own = _merged(preset.part(format, "options"), own)
         rules = _merged(preset.part(format, "rules"), rules)
     return (
-        _model(READERS[format].options, own, "options", f"format '{format}'"),
+        _model(reader_of(format).options, own, "options", f"format '{format}'"),
         _model(Rules, rules, "rules", "every corpus"),
     )
 
