@@ -6,7 +6,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from vila_core.errors import UserError
-from vila_core.store.artifacts import ArtifactRef, fetch, publish, ref_of, verify
+from vila_core.store.artifacts import ArtifactRef, fetch, publish, read_file, ref_of, verify
 from vila_core.store.base import Store
 from vila_core.store.file import FileStore
 
@@ -17,6 +17,7 @@ __all__ = [
     "fetch",
     "open_store",
     "publish",
+    "read_file",
     "ref_of",
     "verify",
 ]

@@ -104,6 +104,17 @@ def verify(store: Store, ref: ArtifactRef) -> None:
             raise Damaged(f"{ref.uri}/{entry['path']}: is missing from the artifact.")
 
 
+def read_file(store: Store, ref: ArtifactRef, path: str) -> bytes:
+    """Return one file of an artifact, verified, without the others. Raises NotFound, Damaged."""
+    entries = {entry["path"]: entry for entry in _read_manifest(store, ref)["files"]}
+    if path not in entries:
+        raise NotFound(f"{ref.uri}: the artifact has no file {path}.")
+    data = store.read(f"artifacts/{ref.sha256}/{path}")
+    if hashlib.sha256(data).hexdigest() != entries[path]["sha256"]:
+        raise Damaged(f"{ref.uri}/{path}: does not match its digest; remove the artifact.")
+    return data
+
+
 def cache_folder() -> Path:
     """Return where remote artifacts and work folders are kept on this machine."""
     return Path(os.environ.get("VILA_CACHE") or Path.home() / ".cache" / "vila")

@@ -32,17 +32,17 @@ def runs(json: JsonOption = False, store: StoreOption = None) -> None:
 
 
 def show(run_id: RunArgument, json: JsonOption = False, store: StoreOption = None) -> None:
-    """Show a run: tasks, times, losses and accuracies."""
+    """Show a run: tasks, times, losses, accuracies, and what of its data carries loss."""
     from vila_core.store import open_store
-    from vila_ops.cli import render
+    from vila_ops.cli import render, supervised
     from vila_ops.runs import find_run, load_view
 
     opened = open_store(store_uri(store))
     view = load_view(opened, find_run(opened, run_id))
     if json:
-        _print_json(view.as_json())
+        _print_json({**view.as_json(), "supervision": supervised.reports(opened, view)})
     else:
-        render.print_run(view)
+        render.print_run(view, supervised.tables(supervised.reports(opened, view)))
 
 
 def logs(

@@ -88,8 +88,8 @@ def task_table(run: RunView) -> Table:
     return table
 
 
-def print_run(run: RunView) -> None:
-    """Print the final tables of a run, what went wrong, and what to do next."""
+def print_run(run: RunView, more: Iterable[RenderableType] = ()) -> None:
+    """Print the final tables of a run and `more`, what went wrong, and what to do next."""
     out = console()
     taken = f" in {duration(run.duration_s)}" if run.duration_s is not None else ""
     out.print(
@@ -97,7 +97,7 @@ def print_run(run: RunView) -> None:
     )
     out.print()
     out.print(task_table(run))
-    for table in accuracy.tables(run):
+    for table in (*more, *accuracy.tables(run)):
         out.print()
         out.print(table)
     out.print()
