@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,9 +17,7 @@ from vila_core.data.dedupe import (
     EvalItem,
     Judge,
     Signature,
-    SignaturesBuilder,
     Signer,
-    recheck,
 )
 from vila_core.data.sample import Image, Text, make_sample
 from vila_core.errors import UserError
@@ -245,41 +242,3 @@ def test_a_broken_evaluation_image_is_named() -> None:
     pytest.importorskip("imagehash")
     with pytest.raises(UserError, match="set 'bench', item 'q': truncated"):
         Judge(DedupeConfig()).learn_eval("bench", [EvalItem("q", (), (noise()[:200],))])
-
-
-def write(folder: Path, rows: list[tuple[str, Signature]], config: DedupeConfig = BYTES) -> Path:
-    builder = SignaturesBuilder(config)
-    for _, signature in rows:
-        builder.add(signature)
-    folder.mkdir()
-    builder.build().save(folder / "signatures.npz")
-    return folder
-
-
-def test_a_recheck_finds_in_a_new_set_what_was_prepared_before_it(tmp_path: Path) -> None:
-    rows = [caption(n, f"sample {n}", noise(n, 16)) for n in range(5)]
-    others = [caption(n, QUESTION, corpus="d") for n in range(2)]
-    corpora = {
-        "c": (write(tmp_path / "c", rows), lambda row: rows[row][0]),
-        "d": (write(tmp_path / "d", others), lambda row: others[row][0]),
-    }
-    items = [EvalItem("q0", ("short",), (noise(3, 16),)), EvalItem("q1", (QUESTION,), ())]
-    found = recheck(corpora, {"bench": items, "empty": []}, BYTES)
-    assert (found.samples, found.found) == (7, 3)
-    assert found.to_json()["contaminated"] == {
-        "c": {"image of an evaluation set": 1},
-        "d": {"text of an evaluation set": 2},
-    }
-    assert [one.key for one in found.examples] == ["c/0/000003", "d/0/000000", "d/0/000001"]
-    assert found.evals["empty"].nothing
-    assert not recheck(corpora, {"bench": []}, BYTES).found
-
-
-def test_a_recheck_refuses_what_it_cannot_compare(tmp_path: Path) -> None:
-    folder = write(tmp_path / "c", [caption(0, "x")])
-    other = DedupeConfig(perceptual=False, words=8)
-    with pytest.raises(UserError, match=r"corpus 'c'.*13 words.*8 words.*prepare"):
-        recheck({"c": (folder, str)}, {}, other)
-    (folder / "signatures.npz").unlink()
-    with pytest.raises(UserError, match=r"corpus 'c': there is no .*signatures.npz"):
-        recheck({"c": (folder, str)}, {}, BYTES)

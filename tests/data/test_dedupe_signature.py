@@ -18,7 +18,7 @@ from PIL import Image as PilImage
 from vila_core.config import validate
 from vila_core.data.dedupe import DedupeConfig, Signatures, SignaturesBuilder, Signer, blocks, join
 from vila_core.data.dedupe.signature import text_hash
-from vila_core.data.dedupe.table import scheme
+from vila_core.data.dedupe.table import config_of, scheme
 from vila_core.data.dedupe.text import grams, normalised, words
 from vila_core.data.sample import Image, Part, Sample, Text, make_sample
 from vila_core.errors import Damaged, UserError
@@ -182,7 +182,8 @@ def test_tables_are_saved_and_joined_to_the_same_bytes(tmp_path: Path) -> None:
 def test_blocks_give_every_row(tmp_path: Path, rows: int) -> None:
     whole, _ = table(30)
     whole.save(tmp_path / "signatures.npz")
-    parts = list(blocks(tmp_path / "signatures.npz", rows))
+    with (tmp_path / "signatures.npz").open("rb") as file:
+        parts = list(blocks(file, "signatures.npz", rows))
     assert [row for part in parts for row in listed(part)] == listed(whole)
     assert max(map(len, parts)) == min(rows, 30)
 
@@ -196,9 +197,20 @@ def test_a_damaged_table_and_a_mixture_of_schemes_are_refused(tmp_path: Path) ->
     with pytest.raises(Damaged, match="signatures"):
         Signatures.load(path)
     path.write_bytes(data.replace(whole.grams[:4].tobytes(), bytes(32)))
-    with pytest.raises(Damaged, match="signatures"):
-        list(blocks(path))
+    with path.open("rb") as file, pytest.raises(Damaged, match=r"^here: .*CRC"):
+        list(blocks(file, "here"))
     other = SignaturesBuilder(BYTES.model_copy(update={"words": 5})).build()
     assert other.scheme == scheme(BYTES.model_copy(update={"words": 5})) != whole.scheme
     with pytest.raises(ValueError, match="one scheme"):
         join([whole, other], path)
+
+
+def test_a_table_says_how_it_was_made() -> None:
+    config = DedupeConfig(distance=5, words=8)
+    assert config_of(scheme(config)) == config
+    old = scheme(config).replace("imagehash.phash", "another.phash")
+    with pytest.raises(ValueError, match=r"images by another.phash"):
+        config_of(old)
+    for broken in ("", "[]", scheme(config).replace("distance", "distances")):
+        with pytest.raises(ValueError, match="says nothing"):
+            config_of(broken)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vila_core.data.cache import ShardCache
+from vila_core.data.corpus import Corpus
 from vila_core.data.dedupe.config import DedupeConfig
 from vila_core.data.dedupe.evals import EvalItem, EvalSets, Learned
-from vila_core.data.dedupe.table import FILE_NAME, blocks, scheme
+from vila_core.data.dedupe.table import FILE_NAME, MANIFEST_KEY, Signatures, blocks, config_of
 from vila_core.data.dedupe.verdict import Finding
-from vila_core.errors import UserError
+from vila_core.data.location import Location, locate
+from vila_core.errors import Damaged, UserError
 
 _EXAMPLES = 100
 
@@ -50,41 +53,58 @@ class Recheck:
 
 
 def recheck(
-    corpora: Mapping[str, tuple[Path, Callable[[int], str]]],
-    evals: Mapping[str, Iterable[EvalItem]],
-    config: DedupeConfig,
+    corpora: Iterable[str | Path | Location],
+    evals: Mapping[str, Sequence[EvalItem]],
 ) -> Recheck:
     """Look for samples of prepared corpora in evaluation sets, in flat memory, without an image.
 
-    `corpora` are folders that hold `signatures.npz`, each with what turns a row of it into a sample
-    key (`Corpus.key`). `config` is the one that they were prepared with, but for thresholds.
-    Raises UserError for a corpus without signatures or with others than `config` makes, Damaged for
-    a file that can't be read.
+    `corpora` are where prepare wrote them; each is compared by the config that it was prepared
+    with. Raises UserError for one without signatures or with others than this version makes,
+    Damaged for a file that can't be read.
     """
-    wanted = scheme(config)
-    for name, (folder, _) in corpora.items():
-        if not (folder / FILE_NAME).is_file():
-            raise UserError(
-                f"corpus '{name}': there is no {folder / FILE_NAME}, so that it can't be compared "
-                "with evaluation sets; prepare it again"
-            )
-    found, sets = Recheck(), EvalSets(config)
-    for name, items in evals.items():
-        found.evals[name] = sets.learn(name, items)
-    for name, (folder, key) in corpora.items():
+    found = Recheck()
+    sets: dict[DedupeConfig, EvalSets] = {}
+    for location in corpora:
+        corpus = Corpus.open(location)
         start = 0
-        for table in blocks(folder / FILE_NAME):
-            if table.scheme != wanted:
-                raise UserError(
-                    f"corpus '{name}': {folder / FILE_NAME} was made with ({table.scheme}), asked "
-                    f"is ({wanted}); set dedupe as it was, or prepare the corpus again"
-                )
-            for row, verdict in enumerate(sets.find(list(table)), start=start):
+        for table in _tables(corpus, locate(location)):
+            config = _config(corpus, table)
+            if config not in sets:
+                sets[config] = EvalSets(config)
+                for name, items in evals.items():
+                    found.evals[name] = sets[config].learn(name, items)
+            for row, verdict in enumerate(sets[config].find(list(table)), start=start):
                 if verdict is None:
                     continue
-                found.contaminated[name, verdict.reason] += 1
+                found.contaminated[corpus.name, verdict.reason] += 1
                 if len(found.examples) < _EXAMPLES:
-                    found.examples.append(Finding(key(row), verdict))
+                    found.examples.append(Finding(corpus.key(row), verdict))
             start += len(table)
+        if start != len(corpus):
+            where = f"{corpus.uri}/{FILE_NAME}"
+            raise Damaged(f"{where}: holds {start} samples, the index {len(corpus)}")
         found.samples += start
     return found
+
+
+def _tables(corpus: Corpus, where: Location) -> Iterator[Signatures]:
+    sha256 = corpus.manifest.get(MANIFEST_KEY)
+    if sha256 is None:
+        raise UserError(
+            f"corpus '{corpus.name}' ({where.uri}): was prepared without {FILE_NAME}, so that it "
+            "can't be compared with evaluation sets; prepare it again"
+        )
+    source = where.file(FILE_NAME, sha256, None)
+    opened = source if isinstance(source, Path) else ShardCache.from_environment().open(source)
+    with open(opened, "rb") as file:
+        yield from blocks(file, f"{where.uri}/{FILE_NAME}")
+
+
+def _config(corpus: Corpus, table: Signatures) -> DedupeConfig:
+    try:
+        return config_of(table.scheme)
+    except ValueError as error:
+        raise UserError(
+            f"corpus '{corpus.name}': {FILE_NAME} can't be compared by this version ({error}); "
+            "prepare the corpus again"
+        ) from None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import zipfile
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,16 +17,36 @@ from vila_core.data.dedupe.config import DedupeConfig
 from vila_core.data.dedupe.perceptual import METHOD
 from vila_core.data.dedupe.signature import Signature
 from vila_core.errors import Damaged
+from vila_core.jsonio import dumps
 
 FILE_NAME = "signatures.npz"
+MANIFEST_KEY = "signatures_sha256"
+"""Where a corpus's manifest holds the digest of that file."""
 _VERSION = 1
 _ROWS_AT_ONCE = 1 << 14
 
 
 def scheme(config: DedupeConfig) -> str:
-    """Return how signatures are made. Signatures of different schemes can't be compared."""
-    text = f"{config.words} words" if config.text else "none"
-    return f"{_VERSION}; images: {METHOD if config.perceptual else 'bytes'}; text: {text}"
+    """Return how signatures are made, as JSON: the config, and by what images are hashed."""
+    method = METHOD if config.perceptual else "bytes"
+    return dumps({"version": _VERSION, "images": method, "config": config.model_dump(mode="json")})
+
+
+def config_of(text: str) -> DedupeConfig:
+    """Return the config that a table was made with.
+
+    Raises ValueError if its hashes can't be compared with those that this code makes.
+    """
+    try:
+        value = json.loads(text)
+        config = DedupeConfig.model_validate(value["config"])
+        made = (value["version"], value["images"])
+    except (ValueError, KeyError, TypeError):
+        raise ValueError("says nothing of its making that this version knows") from None
+    wanted = json.loads(scheme(config))
+    if made != (wanted["version"], wanted["images"]):
+        raise ValueError(f"version {made[0]}, images by {made[1]}")
+    return config
 
 
 @dataclass(frozen=True)
@@ -86,17 +108,9 @@ class Signatures:
 
         Raises Damaged for anything else.
         """
-        try:
-            # numpy leaves a file open that turns out to be no zip, so that it is opened here.
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
-                arrays = {name: found[name] for name in _ARRAYS if grams or name != "grams"}
-                how = str(found["scheme"])
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise Damaged(f"{path}: is not a readable table of signatures: {error}") from None
-        if not grams:
-            arrays["grams"] = np.zeros(0, dtype=np.uint64)
-            arrays["gram_start"] = np.zeros_like(arrays["gram_start"])
-        return cls(scheme=how, **arrays)
+        # numpy leaves a file open that turns out to be no zip, so that it is opened here.
+        with _explained(str(path)), path.open("rb") as file:
+            return _load(file, grams=grams)
 
 
 class SignaturesBuilder:
@@ -165,27 +179,44 @@ def join(parts: Sequence[Signatures | Path], path: Path) -> None:
                     file.write(values.astype(kind).tobytes())
 
 
-def blocks(path: Path, rows: int = _ROWS_AT_ONCE) -> Iterator[Signatures]:
+def blocks(file: IO[bytes], where: str, rows: int = _ROWS_AT_ONCE) -> Iterator[Signatures]:
     """Yield the table in a file some rows at a time, n-grams included, in flat memory.
 
-    Raises Damaged for a file that can't be read.
+    Raises Damaged, naming `where`, for a file that can't be read.
     """
-    table = Signatures.load(path, grams=False)
-    try:
-        with zipfile.ZipFile(path) as source:
-            with source.open("gram_start.npy") as file:
-                starts = np.lib.format.read_array(file, allow_pickle=False)
-            with source.open("grams.npy") as file:
-                np.lib.format.read_magic(file)
-                np.lib.format.read_array_header_1_0(file)
+    with _explained(where):
+        table = _load(file, grams=False)
+        with zipfile.ZipFile(file) as source:
+            with source.open("gram_start.npy") as member:
+                starts = np.lib.format.read_array(member, allow_pickle=False)
+            with source.open("grams.npy") as member:
+                np.lib.format.read_magic(member)
+                np.lib.format.read_array_header_1_0(member)
                 for start in range(0, len(table), rows):
                     part = table.part(start, start + rows)
                     here = starts[start : start + rows + 1]
-                    data = file.read(int(here[-1] - here[0]) * 8)
+                    data = member.read(int(here[-1] - here[0]) * 8)
                     grams = np.frombuffer(data, dtype=np.uint64)
                     yield replace(part, grams=grams, gram_start=here - here[0])
-    except (zipfile.BadZipFile, EOFError, ValueError, KeyError) as error:
-        raise Damaged(f"{path}: is not a readable table of signatures: {error}") from None
+
+
+def _load(file: IO[bytes], *, grams: bool) -> Signatures:
+    file.seek(0)
+    with np.load(file, allow_pickle=False) as found:
+        arrays = {name: found[name] for name in _ARRAYS if grams or name != "grams"}
+        made = str(found["scheme"])
+    if not grams:
+        arrays["grams"] = np.zeros(0, dtype=np.uint64)
+        arrays["gram_start"] = np.zeros_like(arrays["gram_start"])
+    return Signatures(made, **arrays)
+
+
+@contextlib.contextmanager
+def _explained(where: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise Damaged(f"{where}: is not a readable table of signatures: {error}") from None
 
 
 def _tables(parts: Iterable[Signatures | Path]) -> Iterator[Signatures]:
