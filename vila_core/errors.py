@@ -22,6 +22,10 @@ class UserError(VilaError):
     exit_code = EXIT_USER
 
 
+class NotInstalled(UserError):
+    """An optional package is missing."""
+
+
 class StoreError(VilaError):
     """The store can't be reached, read or written."""
 
@@ -47,12 +51,12 @@ class Damaged(StoreError):
 
 
 def require(module: str, *, extra: str, why: str) -> None:
-    """Raise `UserError` unless `module` can be imported, naming the extra that brings it.
+    """Raise `NotInstalled` unless `module` can be imported, naming the extra that brings it.
 
     `why` completes the sentence "… is needed to", for example "train a model".
     """
     if importlib.util.find_spec(module) is None:
-        raise UserError(
+        raise NotInstalled(
             f"the package '{module}' is needed to {why}, but it is not installed.\n"
             f"  fix: pip install 'vila-platform[{extra}]'  (or, in a checkout, make setup)"
         )

@@ -10,12 +10,15 @@ from pydantic import model_validator
 
 from vila_core.config import Frozen
 
+CONTAMINATION = "contamination/"
+"""Metric keys that begin so are made when a gate asks for them: see `contamination.py`."""
+
 
 class Gate(Frozen):
     """One condition, such as "images help by 25 points": `{metric, minus, min: 0.25}`."""
 
     metric: str
-    """Metric key, `task/metric@shots`."""
+    """Metric key, `task/metric@shots`, or `contamination/samples`."""
     minus: str | None = None
     """A metric of the same model to subtract first."""
     min: float | None = None
@@ -46,18 +49,26 @@ class Verdict:
 
 
 def judge(
-    gates: Sequence[Gate], metrics: Mapping[str, float], baseline: Mapping[str, float]
+    gates: Sequence[Gate],
+    metrics: Mapping[str, float],
+    baseline: Mapping[str, float],
+    unknown: str | None = None,
 ) -> list[Verdict]:
-    """Return one verdict per condition, in order."""
-    return [verdict for gate in gates for verdict in _judge(gate, metrics, baseline)]
+    """Return one verdict per condition, in order.
+
+    `unknown` says why there are no metrics of contamination, if there are none.
+    """
+    return [verdict for gate in gates for verdict in _judge(gate, metrics, baseline, unknown)]
 
 
 def _judge(
-    gate: Gate, metrics: Mapping[str, float], baseline: Mapping[str, float]
+    gate: Gate, metrics: Mapping[str, float], baseline: Mapping[str, float], unknown: str | None
 ) -> list[Verdict]:
     name = gate.metric + (f" - {gate.minus}" if gate.minus else "")
     needed = [gate.metric, *([gate.minus] if gate.minus else [])]
     missing = [key for key in needed if metrics.get(key) is None]
+    if missing and unknown and missing[0].startswith(CONTAMINATION):
+        return [Verdict(False, f"{name}: can't be told: {unknown}", None)]
     if missing:
         return [Verdict(False, f"{name}: there is no metric {missing[0]} in the results", None)]
     value = metrics[gate.metric] - (metrics[gate.minus] if gate.minus else 0.0)

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from pydantic import field_validator
 
+from components.registry.contamination import Contamination, asked_for, contamination
 from components.registry.gates import Gate, judge
 from components.registry.lineage import lineage_of
 from components.registry.registry import Registry, Version
@@ -53,9 +54,18 @@ def run(
     """
     metrics = _metrics(inputs["results"])
     baseline = _metrics(inputs["baseline"])
-    verdicts = judge(config.gates, metrics, baseline)
+    found = Contamination()
+    if asked_for(config.gates):
+        report.info("comparing the training corpora with the evaluation sets")
+        found = contamination(services, {key.partition("/")[0] for key in metrics})
+        metrics |= found.metrics
+    verdicts = judge(config.gates, metrics, baseline, found.unknown)
     passed = all(verdict.passed for verdict in verdicts)
-    evidence = {"passed": passed, "gates": [verdict.as_json() for verdict in verdicts]}
+    evidence: dict[str, Any] = {
+        "passed": passed,
+        "gates": [verdict.as_json() for verdict in verdicts],
+        **({"contamination": found.evidence} if found.evidence else {}),
+    }
     registry = Registry(services.store)
     version = registry.register(
         Version(

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from vila_core.errors import Damaged, NotFound, StoreError
-from vila_core.store import ArtifactRef, Store, fetch, open_store, publish, verify
+from vila_core.store import ArtifactRef, Store, fetch, fetch_below, open_store, publish, verify
 
 ROOT = Path(__file__).parents[2]
 
@@ -170,3 +170,23 @@ for number in range(10_000):
         for sha256 in store.children("artifacts"):
             verify(store, ArtifactRef(uri="", sha256=sha256))
     assert len(store.children("artifacts")) >= 8
+
+
+def test_some_files_of_an_artifact_are_fetched_alone(
+    store: Store, folder: Path, tmp_path: Path
+) -> None:
+    ref = publish(store, folder)
+    names = sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
+    )
+    below = [name for name in names if name.startswith("config")]
+    assert 0 < len(below) < len(names)
+    place = fetch_below(store, ref, "config", tmp_path / "part")
+    for name in below:
+        assert (place / name).read_bytes() == (folder / name).read_bytes()
+    if store.local_path("x") is None:
+        copied = [path.name for path in (tmp_path / "part").rglob("*") if path.is_file()]
+        assert sorted(copied) == below
+    store.delete(f"artifacts/{ref.sha256}/{below[0]}")
+    with pytest.raises((Damaged, NotFound), match="config"):
+        fetch_below(store, ref, "config", tmp_path / "again")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from vila_core.data.dedupe import EvalItem
@@ -10,13 +11,25 @@ from vila_core.errors import UserError
 from vila_core.eval.items import Item, eval_folders, load_eval_set
 
 
-def eval_items(root: Path) -> dict[str, Iterator[EvalItem]]:
-    """Return the items of every evaluation set below `root`, by the name of its task.
+@dataclass(frozen=True)
+class EvalFolder:
+    """The items of one evaluation set, read anew whenever they are gone through.
 
-    Demonstrations are left out: what they show is not asked. Each set is read when it is iterated;
-    that raises UserError as `load_eval_set` does, or for an image that can't be read.
+    That raises UserError as `load_eval_set` does, or for an image that can't be read.
     """
-    return {name: _items(folder) for name, folder in eval_folders(root).items()}
+
+    folder: Path
+
+    def __iter__(self) -> Iterator[EvalItem]:
+        return _items(self.folder)
+
+
+def eval_items(root: Path) -> dict[str, EvalFolder]:
+    """Return every evaluation set below `root`, by the name of its task.
+
+    Demonstrations are left out: what they show is not asked.
+    """
+    return {name: EvalFolder(folder) for name, folder in eval_folders(root).items()}
 
 
 def _items(folder: Path) -> Iterator[EvalItem]:

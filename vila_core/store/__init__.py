@@ -6,7 +6,15 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from vila_core.errors import UserError
-from vila_core.store.artifacts import ArtifactRef, fetch, publish, read_file, ref_of, verify
+from vila_core.store.artifacts import (
+    ArtifactRef,
+    fetch,
+    fetch_below,
+    publish,
+    read_file,
+    ref_of,
+    verify,
+)
 from vila_core.store.base import Store
 from vila_core.store.file import FileStore
 
@@ -15,6 +23,7 @@ __all__ = [
     "FileStore",
     "Store",
     "fetch",
+    "fetch_below",
     "open_store",
     "publish",
     "read_file",

@@ -87,6 +87,22 @@ def fetch(store: Store, ref: ArtifactRef, cache: Path | None = None) -> Path:
     return local.local_path(f"artifacts/{ref.sha256}")
 
 
+def fetch_below(store: Store, ref: ArtifactRef, prefix: str, target: Path) -> Path:
+    """Copy the files of an artifact whose paths begin with `prefix` to `target`, verified.
+
+    From a directory store nothing is copied: its artifact is returned, those files verified.
+    Raises NotFound, Damaged.
+    """
+    local = store.local_path(f"artifacts/{ref.sha256}")
+    for entry in _read_manifest(store, ref)["files"]:
+        if entry["path"].startswith(prefix):
+            if local is None:
+                key = f"artifacts/{ref.sha256}/{entry['path']}"
+                store.download(key, target / entry["path"])
+            _check_file((local or target) / entry["path"], entry, ref)
+    return local or target
+
+
 def verify(store: Store, ref: ArtifactRef) -> None:
     """Check the manifest and all files. Raises NotFound, or Damaged naming the first bad file.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,8 @@ _EXAMPLES = 100
 class Recheck:
     """What a re-check found."""
 
-    samples: int = 0
+    corpora: dict[str, int] = field(default_factory=dict)
+    """Samples compared, by corpus."""
     evals: dict[str, Learned] = field(default_factory=dict)
     contaminated: Counter[tuple[str, str]] = field(default_factory=Counter)
     """Samples by (corpus, reason)."""
@@ -36,15 +37,20 @@ class Recheck:
         """Samples that stand in an evaluation set."""
         return self.contaminated.total()
 
+    @property
+    def samples(self) -> int:
+        """Samples compared."""
+        return sum(self.corpora.values())
+
     def to_json(self) -> dict[str, Any]:
         """Return counts and the first findings."""
-        corpora: dict[str, dict[str, int]] = {}
+        counts: dict[str, dict[str, int]] = {}
         for (corpus, reason), count in sorted(self.contaminated.items()):
-            corpora.setdefault(corpus, {})[reason] = count
+            counts.setdefault(corpus, {})[reason] = count
         return {
-            "samples": self.samples,
+            "samples": self.corpora,
             "evals": {name: vars(learned) for name, learned in self.evals.items()},
-            "contaminated": corpora,
+            "contaminated": counts,
             "examples": [
                 {"key": one.key, "reason": one.verdict.reason, "detail": one.verdict.detail}
                 for one in self.examples
@@ -54,13 +60,13 @@ class Recheck:
 
 def recheck(
     corpora: Iterable[str | Path | Location],
-    evals: Mapping[str, Sequence[EvalItem]],
+    evals: Mapping[str, Iterable[EvalItem]],
 ) -> Recheck:
     """Look for samples of prepared corpora in evaluation sets, in flat memory, without an image.
 
     `corpora` are where prepare wrote them; each is compared by the config that it was prepared
-    with. Raises UserError for one without signatures or with others than this version makes,
-    Damaged for a file that can't be read.
+    with. `evals` are gone through once for each such config. Raises UserError for a corpus without
+    signatures or with others than this version makes, Damaged for a file that can't be read.
     """
     found = Recheck()
     sets: dict[DedupeConfig, EvalSets] = {}
@@ -83,7 +89,7 @@ def recheck(
         if start != len(corpus):
             where = f"{corpus.uri}/{FILE_NAME}"
             raise Damaged(f"{where}: holds {start} samples, the index {len(corpus)}")
-        found.samples += start
+        found.corpora[corpus.name] = found.corpora.get(corpus.name, 0) + start
     return found
 
 
