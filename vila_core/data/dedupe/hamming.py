@@ -18,6 +18,7 @@ _BUCKETS = 1 << _BITS
 _TAIL = 1024  # newest hashes, compared one by one
 _GROWTH = 16  # a level holds so many times what the one before it holds
 _AT_ONCE = 1 << 21  # candidates compared in one go: bounds the memory of a look-up
+_CROWDED = 16  # where buckets hold more than one hash in so many, comparing all of them is faster
 _NOBODY = np.iinfo(np.int64).max
 
 
@@ -58,15 +59,9 @@ class HammingIndex:
     def first(self, hashes: np.ndarray) -> np.ndarray:
         """Return for each hash (B,) the least number (B,) int64 within the distance, or -1."""
         found = np.full(len(hashes), _NOBODY)
-        tail = self._hashes[self._indexed : self._count]
         for level in self._levels:
             self._look_up(level, hashes, found)
-        step = max(1, _AT_ONCE // max(len(tail), 1))
-        for start in range(0, len(hashes) if len(tail) else 0, step):
-            part = slice(start, start + step)
-            near = self.near(hashes[part, None], tail)
-            hit = np.where(near.any(axis=1), near.argmax(axis=1) + self._indexed, _NOBODY)
-            found[part] = np.minimum(found[part], hit)
+        self._compare_all(self._indexed, self._count, hashes, np.arange(len(hashes)), found)
         return np.where(found == _NOBODY, -1, found)
 
     def near(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
@@ -124,6 +119,10 @@ class HammingIndex:
         buckets = (pieces + level.first_bucket).reshape(len(hashes), -1)
         begin = level.begin[buckets]
         size = level.begin[buckets + 1] - begin
+        crowded = size.sum(axis=1) > level.size // _CROWDED
+        if crowded.any():
+            self._compare_all(level.start, level.stop, hashes, np.flatnonzero(crowded), found)
+            size[crowded] = 0
         ends = np.cumsum(size.sum(axis=1))
         row = 0
         while row < len(hashes):
@@ -139,6 +138,18 @@ class HammingIndex:
             hit = self.near(self._hashes[number], hashes[query])
             np.minimum.at(found, query[hit], number[hit])
             row = stop
+
+    def _compare_all(
+        self, start: int, stop: int, hashes: np.ndarray, rows: np.ndarray, found: np.ndarray
+    ) -> None:
+        """Compare the hashes in `rows` with the numbers `start` to `stop`, one by one."""
+        known = self._hashes[start:stop]
+        step = max(1, _AT_ONCE // max(len(known), 1))
+        for begin in range(0, len(rows) if len(known) else 0, step):
+            some = rows[begin : begin + step]
+            near = self.near(hashes[some, None], known)
+            hit = np.where(near.any(axis=1), near.argmax(axis=1) + start, _NOBODY)
+            found[some] = np.minimum(found[some], hit)
 
 
 class _Level:
