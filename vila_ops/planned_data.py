@@ -14,6 +14,8 @@ from vila_core.train.estimate import Load
 
 if TYPE_CHECKING:
     from vila_core.config import Frozen
+    from vila_core.data.corpus import Corpus
+    from vila_core.data.loader import PackLoader
     from vila_core.stages._training import TrainingConfig
 
 MOST_PACKS = 2000
@@ -73,12 +75,11 @@ class PlannedData:
         if found is None:
             return None
         run, sha256 = found
-        return cls(_at_hand(store, sha256), f"data that run {run} prepared")
+        return cls(at_hand(store, sha256), f"data that run {run} prepared")
 
     def mix(self, stage: str, config: TrainingConfig, tokens_per_image: int) -> Mixed:
         """Plan the packs of a stage as its training will. Raises UserError as the training would"""
         import numpy as np
-        import torch
 
         from vila_core.data.encode import Encoder
         from vila_core.data.loader import PackLoader
@@ -146,6 +147,42 @@ class PlannedData:
         )
 
 
+def planned_loader(
+    folder: Path, stage: str, config: TrainingConfig, tokens_per_image: int
+) -> tuple[PackLoader, dict[str, Corpus]]:
+    """Return the loader that a stage's training has, and its corpora; only indexes are read.
+
+    Raises UserError as the training would, with the stage's name.
+    """
+    import torch
+
+    from vila_core.data.encode import Encoder
+    from vila_core.data.loader import PackLoader
+    from vila_core.data.tokenizer import load_tokenizer
+    from vila_core.stages._training import open_corpora
+
+    try:
+        corpora = open_corpora(folder, config.mixture)
+        tokenizer = load_tokenizer(folder / "tokenizer")
+        loader = PackLoader(
+            corpora,
+            config.mixture,
+            Encoder(tokenizer, "plain", image_token_id=0, tokens_per_image=tokens_per_image),
+            lambda _image: torch.zeros(3, 1, 1),  # no image is read
+            pack_tokens=config.pack_tokens,
+            pack_images=config.pack_images,
+            packs_per_step=config.train.packs_per_step,
+            window=config.window,
+            mixture_by=config.mixture_by,
+            max_epochs=config.max_epochs,
+            seed=config.train.seed,
+        )
+        loader.check_enough(config.train.steps)
+    except UserError as error:
+        raise UserError(f"{stage}: {error}") from None
+    return loader, dict(corpora)
+
+
 def _newest(store: Store, config: Mapping[str, Any]) -> tuple[str, str] | None:
     """Return run and artifact digest of the newest prepare result with this config."""
     from components.runtime.record import list_runs
@@ -162,7 +199,7 @@ def _newest(store: Store, config: Mapping[str, Any]) -> tuple[str, str] | None:
     return None
 
 
-def _at_hand(store: Store, sha256: str) -> Path:
+def at_hand(store: Store, sha256: str) -> Path:
     """Return a folder with the artifact's indexes and tokenizer."""
     if isinstance(store, FileStore):
         return store.local_path(f"artifacts/{sha256}")

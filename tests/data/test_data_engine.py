@@ -244,8 +244,8 @@ def test_what_sampling_leaves_out_is_counted(setting: dict[str, Any], tmp_path: 
     prepare.run(config(**{**setting, "corpora": [sampled]}), {}, tmp_path)
     report = json.loads((tmp_path / "data/report.json").read_text())["corpora"]["flan"]
     assert (report["read"], report["not_sampled"], report["kept"]) == (100, 70, 30)
+    again = tmp_path / "again"
     with pytest.raises(Stopped):
-        again = tmp_path / "again"
         prepare.run(config(**{**setting, "corpora": [sampled]}), {}, again, StopsAt(0, 30))
     prepare.run(config(**{**setting, "corpora": [sampled]}), {}, again)
     assert tree(again / "data") == tree(tmp_path / "data")

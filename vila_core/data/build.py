@@ -40,9 +40,9 @@ def build_corpus(
 
     The bytes written depend on the corpus and on `work` and `shards`, not on `workers`, nor on
     how often the work was killed: with the same `notes`, a folder of its own, it goes on after the
-    last shard. `told` hears how many records are done, and of how many (0: not known). Raises UserError for a corpus or a file of
-    it that can't be read at all; single broken records are counted in the report and listed in
-    `journal.set_aside_file(notes)`.
+    last shard. `told` hears how many records are done, and of how many (0: not known). Raises
+    UserError for a corpus or a file of it that can't be read at all; single broken records are
+    counted in the report and listed in `journal.set_aside_file(notes)`.
     """
     source = work.source
     report = CorpusReport(source.name, Supervision(source.template))

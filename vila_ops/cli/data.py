@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vila_ops.cli.options import JsonOption, StoreOption
+from vila_ops.cli.options import JsonOption, StoreOption, store_uri
 
 app = typer.Typer(help="Prepare corpora, look at them, version them.", no_args_is_help=True)
 
@@ -72,3 +72,54 @@ def inspect(
     facts = look(folder, samples=samples, seed=seed, processor=processor)
     to.write_text(render(f"Data of {data}", facts, seen_by=model), encoding="utf-8")
     typer.echo(f"written: {to} ({to.stat().st_size / 1e6:.1f} MB)")
+
+
+@app.command()
+def trace(
+    key: Annotated[str, typer.Argument(metavar="KEY", help="A sample key: mmc4/00017/000042.")],
+    store: StoreOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Tell where a sample came from and lies, and which runs and models saw it."""
+    from vila_core.errors import UserError
+    from vila_core.jsonio import dumps
+    from vila_core.store import open_store
+    from vila_ops.data import told
+    from vila_ops.data.takedown import read_keys
+    from vila_ops.data.trace import as_json, places, uses
+
+    opened = open_store(store_uri(store))
+    (key,) = read_keys([key])
+    found = places(opened, key)
+    if not found:
+        raise UserError(f"{key}: no prepared data in {opened.uri} hold this sample.")
+    saw = uses(opened, [key])
+    if json:
+        typer.echo(dumps(as_json(found, saw)))
+        return
+    told.print_trace(key, found, saw)
+
+
+@app.command()
+def takedown(
+    keys: Annotated[
+        list[str], typer.Argument(metavar="KEY", help="Sample keys, or @FILE with one per line.")
+    ],
+    store: StoreOption = None,
+    json: JsonOption = False,
+) -> None:
+    """List all that samples touch, and the cheapest checkpoints to start again from.
+
+    Nothing is changed. To prepare the data without them: --set prepare.exclude=FILE.
+    """
+    from vila_core.jsonio import dumps
+    from vila_core.store import open_store
+    from vila_ops.data import told
+    from vila_ops.data.takedown import read_keys
+    from vila_ops.data.takedown import takedown as find
+
+    found = find(open_store(store_uri(store)), read_keys(keys))
+    if json:
+        typer.echo(dumps(found.as_json()))
+        return
+    told.print_takedown(found)

@@ -1,0 +1,79 @@
+"""What `vila data trace` and `takedown` print."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.table import Table
+from rich.text import Text
+
+from vila_ops.cli import render
+from vila_ops.data.takedown import Takedown
+from vila_ops.data.trace import Place, Use
+
+
+def print_trace(key: str, places: Sequence[Place], uses: Sequence[Use]) -> None:
+    """Print source, places and trainings of a sample."""
+    out = render.console()
+    first = places[0]
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(no_wrap=True)
+    facts.add_column(overflow="fold")
+    facts.add_row("sample", key)
+    facts.add_row("source", first.source)
+    for name, value in first.meta.items():
+        if value is not None:
+            facts.add_row(name, Text(str(value)))
+    facts.add_row("content", first.digest[:12])
+    facts.add_row("length", f"{first.text_tokens:,} text tokens, {first.images} images")
+    for place in places:
+        facts.add_row("prepared by", f"run {place.run_id}, data {place.data[:12]}")
+        facts.add_row("", f"{place.shard} at byte {place.offset:,}, {place.size:,} bytes")
+    out.print(facts)
+    out.print()
+    _print_uses(uses)
+
+
+def print_takedown(found: Takedown) -> None:
+    """Print what samples touch."""
+    out = render.console()
+    for key in found.unknown:
+        out.print(f"{key}: no prepared data hold it", markup=False, highlight=False)
+    table = _table("data", "shard", "samples")
+    for data, shard, count in found.shards():
+        table.add_row(data[:12], shard, f"{count:,}")
+    out.print(table)
+    out.print()
+    _print_uses(found.uses)
+    if found.uses:
+        out.print()
+        for use in found.uses:
+            start = f"from checkpoint step-{use.restart}" if use.restart else "from its start"
+            out.print(
+                f"{use.run_id} {use.task}: train again {start}, {use.steps_done - use.restart} of "
+                f"{use.steps_done} steps; then all that follows it",
+                markup=False,
+                highlight=False,
+                soft_wrap=True,
+            )
+    models = ", ".join(found.models()) or "none"
+    out.print(f"models made from them: {models}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _print_uses(uses: Sequence[Use]) -> None:
+    out = render.console()
+    if not uses:
+        out.print("no training has seen it")
+        return
+    table = _table("run", "task", "seen in steps", "of", "models")
+    for use in uses:
+        steps = ", ".join(map(str, use.steps[:4])) + (" …" if len(use.steps) > 4 else "")
+        table.add_row(use.run_id, use.task, steps, str(use.steps_done), ", ".join(use.models))
+    out.print(table)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
