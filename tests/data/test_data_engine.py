@@ -249,3 +249,16 @@ def test_what_sampling_leaves_out_is_counted(setting: dict[str, Any], tmp_path: 
         prepare.run(config(**{**setting, "corpora": [sampled]}), {}, again, StopsAt(0, 30))
     prepare.run(config(**{**setting, "corpora": [sampled]}), {}, again)
     assert tree(again / "data") == tree(tmp_path / "data")
+
+
+def test_excluded_samples_are_left_out_and_counted(setting: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "keys.txt").write_text("# a takedown\nflan/a/000003\nflan/a/000050\n")
+    values = {**setting, "corpora": setting["corpora"][1:], "exclude": str(tmp_path / "keys.txt")}
+    prepare.run(config(**values), {}, tmp_path / "out")
+    report = json.loads((tmp_path / "out/data/report.json").read_text())["corpora"]["flan"]
+    assert (report["kept"], report["set_aside"]) == (98, {"excluded": 2})
+    assert report["groups"] == {"rule": 2}
+    corpus = Corpus.open(tmp_path / "out/data/corpora/flan")
+    assert corpus.key(3) == "flan/a/000004"  # the others keep their keys
+    with pytest.raises(KeyError):
+        corpus.find("flan/a/000003")

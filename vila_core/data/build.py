@@ -20,6 +20,7 @@ from vila_core.data.supervision import Supervision
 from vila_core.data.work import Chunk, Made, Work, Worker
 from vila_core.jsonio import read_object
 
+EXCLUDED = "excluded"
 _MOST_COUNTED = 2**30
 """Bytes of JSON lines that are counted before they are read: a second or so."""
 _CHUNK = 32
@@ -34,15 +35,17 @@ def build_corpus(
     *,
     shards: ShardLimits,
     workers: int = 1,
+    exclude: frozenset[str] = frozenset(),
     told: Callable[[int, int], None] = lambda records, of: None,
 ) -> CorpusReport:
     """Read a corpus, count its tokens with its template, and write shards and index to `folder`.
 
-    The bytes written depend on the corpus and on `work` and `shards`, not on `workers`, nor on
-    how often the work was killed: with the same `notes`, a folder of its own, it goes on after the
-    last shard. `told` hears how many records are done, and of how many (0: not known). Raises
-    UserError for a corpus or a file of it that can't be read at all; single broken records are
-    counted in the report and listed in `journal.set_aside_file(notes)`.
+    The bytes written depend on the corpus and on `work`, `shards` and `exclude` (sample keys to
+    leave out), not on `workers`, nor on how often the work was killed: with the same `notes`, a
+    folder of its own, it goes on after the last shard. `told` hears how many records are done, and
+    of how many (0: not known). Raises UserError for a corpus or a file of it that can't be read at
+    all; single broken records are counted in the report and listed in
+    `journal.set_aside_file(notes)`.
     """
     source = work.source
     report = CorpusReport(source.name, Supervision(source.template))
@@ -68,7 +71,7 @@ def build_corpus(
                     report.records += 1
                     report.extra += len(found) - 1
                 for sample, one in enumerate(found[start.sample :], start.sample):
-                    if _take(one, writer, report, log):
+                    if _take(one, exclude, writer, report, log):
                         after = Position(number, record, sample + 1)
                         log.add(writer.part(), after, report.state())
                 start = Position()
@@ -87,7 +90,16 @@ def build_corpus(
     return report
 
 
-def _take(one: Made | SetAside, writer: ShardWriter, report: CorpusReport, log: Journal) -> bool:
+def _take(
+    one: Made | SetAside,
+    exclude: frozenset[str],
+    writer: ShardWriter,
+    report: CorpusReport,
+    log: Journal,
+) -> bool:
+    """Put one sample into the shard, or set it aside. Returns whether that closed the shard."""
+    if isinstance(one, Made) and one.packed.key in exclude:
+        one = SetAside(report.name, one.packed.key, EXCLUDED, "named by `exclude`", "rule")
     if isinstance(one, SetAside):
         report.set_aside(one)
         log.set_aside(one)

@@ -6,8 +6,10 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, cast
 
+from vila_core.errors import UserError
 from vila_core.jsonio import dumps
 
 Kind = Literal["caption", "interleaved", "conversation", "text-only"]
@@ -84,6 +86,33 @@ def make_sample(
     if used != list(range(len(images))):
         raise ValueError(f"{key}: {len(images)} images, but parts refer to {used}")
     return Sample(key, kind, parts, tuple(images), digest(parts, images), meta or {})
+
+
+def read_keys(path: Path) -> frozenset[str]:
+    """Return the sample keys in a file, one per line; blank lines and `#` comments are skipped.
+
+    Raises UserError for a file that can't be read and for a line that is no key.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: can't be read: {error}") from None
+    keys = set()
+    for number, line in enumerate(lines, start=1):
+        key = line.strip()
+        if key and not key.startswith("#"):
+            if not is_key(key):
+                raise UserError(
+                    f"{path}:{number}: {key!r} is not a sample key; one looks like "
+                    "mmc4/00017/000042."
+                )
+            keys.add(key)
+    return frozenset(keys)
+
+
+def is_key(text: str) -> bool:
+    """Return whether a text has the form of a sample key."""
+    return _KEY.fullmatch(text) is not None
 
 
 def digest(parts: Iterable[Part], images: Iterable[bytes]) -> str:

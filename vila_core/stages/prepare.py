@@ -115,6 +115,9 @@ class Config(Frozen):
     eval: str | None = Field(
         default=None, description="folder of evaluation sets, one folder per task"
     )
+    exclude: str | None = Field(
+        default=None, description="file of sample keys to leave out, one per line (takedowns)"
+    )
     limits: Limits = Field(default=Limits())
     max_set_aside: float = Field(
         default=0.05,
@@ -149,10 +152,10 @@ class Config(Frozen):
 
     def outside(self) -> list[Path]:
         """Return what is read: corpora, images, own formats, tokenizer and evaluation sets."""
-        named: list[str | Path | None] = []
+        named: list[str | Path | None] = [self.tokenizer, self.eval, self.exclude]
         for corpus in self.corpora:
             named += [corpus.path, corpus.images, code_file(corpus.format)]
-        return [Path(path).expanduser() for path in (*named, self.tokenizer, self.eval) if path]
+        return [Path(path).expanduser() for path in named if path]
 
 
 def run(
@@ -245,6 +248,7 @@ def _build(
 ) -> list[CorpusReport]:
     from vila_core.data.build import build_corpus
     from vila_core.data.pool import cpus
+    from vila_core.data.sample import read_keys
     from vila_core.data.shards import ShardLimits
     from vila_core.data.supervision import table
     from vila_core.data.tokenizer import copy_tokenizer
@@ -255,6 +259,7 @@ def _build(
     shards = ShardLimits(config.shard_samples, config.shard_mib * 2**20)
     works = [Work(source, data / "tokenizer", limits) for source in sources]
     workers = _workers(works)
+    exclude = read_keys(Path(config.exclude).expanduser()) if config.exclude else frozenset()
     reports: list[CorpusReport] = []
     for number, (work, worker) in enumerate(zip(works, workers, strict=True)):
         source = work.source
@@ -270,6 +275,7 @@ def _build(
             notes / source.name,
             shards=shards,
             workers=config.workers or cpus(),
+            exclude=exclude,
             told=told,
         )
         reports.append(done)

@@ -15,6 +15,7 @@ import numpy as np
 
 from vila_core.data.corpus import Corpus
 from vila_core.data.encode import Encoder
+from vila_core.data.index import FILE_NAME
 from vila_core.data.sample import IMAGE_TAG, Image, Sample
 from vila_core.errors import UserError
 from vila_core.images import decode
@@ -83,7 +84,7 @@ def inspect(
 
 def _corpora(folder: Path) -> tuple[Path, list[Path]]:
     """Return the data folder and the corpora in it that are asked for."""
-    if _is(folder / "manifest.json"):
+    if _is(folder / FILE_NAME):
         return folder.parent.parent, [folder]
     below = folder / "corpora"
     found = sorted(path for path in below.iterdir() if path.is_dir()) if below.is_dir() else []

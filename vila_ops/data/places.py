@@ -38,8 +38,11 @@ def find_data(name: str, store: str | None) -> Path:
 def find_processor(model: str, store: str | None) -> VilaProcessor:
     """Return the processor of a model: MODEL@ALIAS, a run, or a folder."""
     require("torch", extra="train", why="show images as a model gets them")
+    from transformers.utils import logging
+
     from vila_core.model.processor import VilaProcessor
     from vila_ops.ask import find_model
 
+    logging.set_verbosity_error()  # it wonders about our model type; only the tokenizer is read
     found = find_model(open_store(store_uri(store)), model)
     return VilaProcessor.from_pretrained(found.folder)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vila_core.data import sample
 from vila_core.errors import UserError
 from vila_core.store import Store
 from vila_ops.data.trace import Place, Use, places, uses
-
-_KEY = re.compile(r"[a-z0-9][a-z0-9_-]*/.+/\d+")
 
 
 @dataclass(frozen=True)
@@ -30,6 +28,11 @@ class Takedown:
         for _, place in self.places:
             counts[place.data, place.shard] = counts.get((place.data, place.shard), 0) + 1
         return sorted((*where, count) for where, count in counts.items())
+
+    def restarts(self) -> list[Use]:
+        """Return the first training of each chain that saw a sample: the rest follows from it."""
+        keys = {use.key for use in self.uses}
+        return [use for use in self.uses if not use.after & keys]
 
     def models(self) -> list[str]:
         """Return the registry versions that were made from any of the samples."""
@@ -51,9 +54,12 @@ class Takedown:
                     "first_step": use.steps[0],
                     "steps": len(use.steps),
                     "steps_done": use.steps_done,
-                    "restart": use.restart,
                 }
                 for use in self.uses
+            ],
+            "restarts": [
+                {"run": use.run_id, "task": use.task, "checkpoint": use.restart}
+                for use in self.restarts()
             ],
             "models": self.models(),
         }
@@ -72,32 +78,21 @@ def takedown(store: Store, keys: Sequence[str]) -> Takedown:
 
 
 def read_keys(given: Sequence[str]) -> list[str]:
-    """Return keys as given, and those in files named by `@FILE`, each once, in their order.
+    """Return keys as given, and those in files named by `@FILE`, each once, sorted.
 
     Raises UserError for a file that can't be read and for text that is no sample key.
     """
-    keys: dict[str, None] = {}
+    keys: set[str] = set()
     for one in given:
-        if not one.startswith("@"):
-            keys[_checked(one, "")] = None
-            continue
-        path = Path(one[1:])
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{path}: can't be read: {error}") from None
-        for number, line in enumerate(lines, start=1):
-            if line.strip() and not line.startswith("#"):
-                keys[_checked(line.strip(), f"{path}:{number}: ")] = None
+        if one.startswith("@"):
+            keys |= sample.read_keys(Path(one[1:]))
+        elif sample.is_key(one):
+            keys.add(one)
+        else:
+            raise UserError(
+                f"{one!r} is not a sample key; one looks like mmc4/00017/000042 "
+                "(vila data inspect shows them)."
+            )
     if not keys:
         raise UserError(f"{' '.join(given)}: holds no sample key.")
-    return list(keys)
-
-
-def _checked(key: str, where: str) -> str:
-    if not _KEY.fullmatch(key):
-        raise UserError(
-            f"{where}{key!r} is not a sample key; one looks like mmc4/00017/000042 "
-            "(vila data inspect shows them)."
-        )
-    return key
+    return sorted(keys)

@@ -20,7 +20,7 @@ def print_trace(key: str, places: Sequence[Place], uses: Sequence[Use]) -> None:
     facts.add_column(no_wrap=True)
     facts.add_column(overflow="fold")
     facts.add_row("sample", key)
-    facts.add_row("source", first.source)
+    facts.add_row("record", first.source)
     for name, value in first.meta.items():
         if value is not None:
             facts.add_row(name, Text(str(value)))
@@ -45,17 +45,14 @@ def print_takedown(found: Takedown) -> None:
     out.print(table)
     out.print()
     _print_uses(found.uses)
-    if found.uses:
-        out.print()
-        for use in found.uses:
-            start = f"from checkpoint step-{use.restart}" if use.restart else "from its start"
-            out.print(
-                f"{use.run_id} {use.task}: train again {start}, {use.steps_done - use.restart} of "
-                f"{use.steps_done} steps; then all that follows it",
-                markup=False,
-                highlight=False,
-                soft_wrap=True,
-            )
+    for use in found.restarts():
+        start = f"checkpoint step-{use.restart}" if use.restart else "its start"
+        again = use.steps_done - use.restart
+        text = (
+            f"run {use.run_id}: train {use.task} again from {start} ({again:,} of "
+            f"{use.steps_done:,} steps), then every task that follows it"
+        )
+        out.print(text, markup=False, highlight=False, soft_wrap=True)
     models = ", ".join(found.models()) or "none"
     out.print(f"models made from them: {models}", markup=False, highlight=False, soft_wrap=True)
 

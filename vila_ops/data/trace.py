@@ -54,6 +54,7 @@ class Use:
     key: str  # of the task
     steps_done: int
     steps: tuple[int, ...]  # in which it was drawn, counted from 1
+    after: frozenset[str]  # keys of the tasks of its run that it was made from
     models: tuple[str, ...]  # registry versions made from it
     checkpoints: tuple[int, ...]  # steps of those that are kept
 
@@ -116,8 +117,8 @@ def uses(store: Store, keys: Sequence[str]) -> list[Use]:
             if drawn:
                 models = tuple(text for text, made_from in versions if key in made_from)
                 stage = started.started["key_parts"]["stage"]
-                kept = _checkpoints(store, key)
-                found.append(Use(run_id, name, stage, key, done, drawn, models, kept))
+                kept, after = _checkpoints(store, key), _above(record, started)
+                found.append(Use(run_id, name, stage, key, done, drawn, after, models, kept))
     return found
 
 
@@ -125,7 +126,9 @@ def as_json(places: Sequence[Place], uses: Sequence[Use]) -> dict[str, Any]:
     """Return what was found, for scripts."""
     return {
         "places": [asdict(place) for place in places],
-        "uses": [{**asdict(use), "restart": use.restart} for use in uses],
+        "uses": [
+            {**asdict(use), "after": sorted(use.after), "restart": use.restart} for use in uses
+        ],
     }
 
 
@@ -223,6 +226,21 @@ def _tokens_per_image(
         f"run {record.run_id} has no model yet that tells how many tokens an image takes; "
         "its plan can't be made again."
     )
+
+
+def _above(record: RunRecord, started: Attempt) -> frozenset[str]:
+    """Return the keys of all tasks that the inputs of one were made by, near and far."""
+    makers = {
+        sha256: one for some in record.tasks.values() for one in some for sha256 in _outputs(one)
+    }
+    keys: set[str] = set()
+    todo = list(started.started["key_parts"]["inputs"].values())
+    while todo:
+        maker = makers.get(todo.pop())
+        if maker is not None and maker.started["key"] not in keys:
+            keys.add(maker.started["key"])
+            todo += maker.started["key_parts"]["inputs"].values()
+    return frozenset(keys)
 
 
 def _outputs(attempt: Attempt) -> list[str]:
