@@ -81,31 +81,7 @@ class PlannedData:
         """Plan the packs of a stage as its training will. Raises UserError as the training would"""
         import numpy as np
 
-        from vila_core.data.encode import Encoder
-        from vila_core.data.loader import PackLoader
-        from vila_core.data.tokenizer import load_tokenizer
-        from vila_core.stages._training import open_corpora
-
-        try:
-            corpora = open_corpora(config.data or self.folder, config.mixture)
-            tokenizer = load_tokenizer(self.folder / "tokenizer")
-            loader = PackLoader(
-                corpora,
-                config.mixture,
-                Encoder(tokenizer, "plain", image_token_id=0, tokens_per_image=tokens_per_image),
-                lambda _image: torch.zeros(3, 1, 1),  # no image is read
-                pack_tokens=config.pack_tokens,
-                pack_images=config.pack_images,
-                packs_per_step=config.train.packs_per_step,
-                window=config.window,
-                mixture_by=config.mixture_by,
-                max_epochs=config.max_epochs,
-                shuffle_shards=config.shuffle_shards,
-                seed=config.train.seed,
-            )
-            loader.check_enough(config.train.steps)
-        except UserError as error:
-            raise UserError(f"{stage}: {error}") from None
+        loader, corpora = planned_loader(self.folder, stage, config, tokens_per_image)
         used = [corpora[name] for name in loader.names]
         counts = [
             np.stack(
@@ -162,7 +138,7 @@ def planned_loader(
     from vila_core.stages._training import open_corpora
 
     try:
-        corpora = open_corpora(folder, config.mixture)
+        corpora = open_corpora(config.data or folder, config.mixture)
         tokenizer = load_tokenizer(folder / "tokenizer")
         loader = PackLoader(
             corpora,
@@ -175,6 +151,7 @@ def planned_loader(
             window=config.window,
             mixture_by=config.mixture_by,
             max_epochs=config.max_epochs,
+            shuffle_shards=config.shuffle_shards,
             seed=config.train.seed,
         )
         loader.check_enough(config.train.steps)
