@@ -150,6 +150,15 @@ def _corpus(store: Store, sha256: str, name: str) -> Corpus | None:
     return Corpus.open(folder) if folder.is_dir() else None
 
 
+def _outside(location: str, name: str) -> Corpus | None:
+    from vila_core.stages._training import open_corpora
+
+    try:
+        return open_corpora(location, {name: 1.0})[name]
+    except VilaError:  # it is gone, or out of reach
+        return None
+
+
 def _meta(corpus: Corpus, number: int) -> Mapping[str, Any]:
     try:
         return corpus.read(number).meta
@@ -170,10 +179,11 @@ def _steps(
     sha256 = parts["inputs"].get("data")
     if sha256 is None or "mixture" not in values or "train" not in values:
         return None
+    elsewhere = values.get("data")  # corpora that lie outside of the store
     names = {key.partition("/")[0] for key in keys} & set(values["mixture"])
     wanted: dict[str, set[int]] = {}
     for name in names:
-        corpus = _corpus(store, sha256, name)
+        corpus = _outside(elsewhere, name) if elsewhere else _corpus(store, sha256, name)
         if corpus is not None and (numbers := set(_numbers(corpus, keys))):
             wanted[name] = numbers
     done = _done(attempts, values["train"]["steps"])
