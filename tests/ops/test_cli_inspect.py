@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.ops.test_data_prepare import config, vila, write_config
+from tests.ops.test_cli_prepare import config, vila, write_config
 from vila_core.data.corpus import Corpus
 from vila_core.data.encode import IGNORE, Encoder
 from vila_core.data.tokenizer import load_tokenizer

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.ops.test_data_prepare import vila
+from tests.ops.test_cli_prepare import vila
 from vila_core.data.corpus import Corpus
 from vila_core.data.encode import Encoder
 from vila_core.data.loader import PackLoader
