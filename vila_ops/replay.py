@@ -41,6 +41,9 @@ class _Until:
     def info(self, text: str) -> None:
         print(text, file=sys.stderr)
 
+    def attach(self, path: Path, name: str) -> None:
+        pass
+
 
 def main(call: Mapping[str, Any]) -> None:
     """Run the stage of `call` in its folder until the step `last` is saved."""

@@ -15,11 +15,13 @@ import pytest
 import torch
 
 from tests.train import test_train_stages as stages
+from tests.train.slow_mirror import SlowMirror
 from tests.train.tiny import Recorder
 from vila_core.config import validate
 from vila_core.errors import UserError, VilaError
 from vila_core.jsonio import dumps
 from vila_core.stages import align
+from vila_core.train.checkpoint import problem_of
 from vila_core.train.config import TrainConfig
 
 parts = stages.parts  # the fixture
@@ -87,6 +89,27 @@ def test_it_resumes_to_the_same_bits_and_leaves_no_process(
     resumed = stages.run_align(parts, tmp_path / "cut", again, **TWO)
     assert "resumed after step 5 from step-5" in again.lines
     assert stages.changed(whole.outputs["model"], resumed.outputs["model"]) == set()
+
+
+@pytest.mark.slow
+def test_a_stop_waits_for_the_checkpoint_in_flight_and_attachments_arrive(
+    parts: dict[str, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(_: Watching) -> None:
+        raise KeyboardInterrupt
+
+    report = Watching(6, interrupt)
+    mirror = SlowMirror(tmp_path / "mirror", seconds=7.0)  # longer than ranks are given to stop
+    out_dir = tmp_path / "out"
+    out_dir.mkdir()
+    config = stages.config(align, **TWO, steps=100_000, profile_steps=(2, 2))
+    with pytest.raises(KeyboardInterrupt):
+        align.run(config, parts, out_dir, report, mirror)
+    assert gone(report.seen, 0)
+    assert mirror.steps() == [5], "copied whole, after it was written"
+    assert problem_of(mirror.folder / "step-5") is None
+    assert sorted(report.files) == ["profile/rank-0.json", "profile/rank-1.json"]
+    assert "Traceback" not in capfd.readouterr().err
 
 
 @pytest.mark.slow

@@ -9,6 +9,19 @@ import torch
 
 Tensors = Iterable[tuple[str, torch.Tensor]]
 
+_going_on: set[threading.Thread] = set()
+
+
+def going_on() -> bool:
+    """Return whether a save is in flight anywhere in this process."""
+    return bool(_going_on)
+
+
+def settle() -> None:
+    """Return when no save is in flight in this process. For any thread; raises nothing."""
+    for thread in tuple(_going_on):
+        thread.join()
+
 
 class Staging:
     """CPU copies of named tensors, in buffers that are used again by the next save.
@@ -55,6 +68,7 @@ class BackgroundTask:
     def start(self, work: Callable[[], None]) -> None:
         """Begin `work`; whatever was begun before must have been waited for."""
         self._thread = threading.Thread(target=self._run, args=(work,), daemon=True)
+        _going_on.add(self._thread)
         self._thread.start()
 
     def check(self) -> None:
@@ -75,3 +89,5 @@ class BackgroundTask:
             work()
         except Exception as error:
             self._error = error
+        finally:
+            _going_on.discard(threading.current_thread())

@@ -15,6 +15,7 @@ import select
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -110,7 +111,7 @@ def _started(folder: Path, threads: int) -> Any:
     try:
         yield process
     finally:
-        _stop(process)
+        _stop(process, folder)
 
 
 def _pass_on(pipe: int, process: subprocess.Popen[bytes], report: Reporter) -> None:
@@ -122,20 +123,26 @@ def _pass_on(pipe: int, process: subprocess.Popen[bytes], report: Reporter) -> N
             *lines, left = (left + os.read(pipe, 65536)).split(b"\n")
             for line in lines:
                 method, args, values = json.loads(line)
+                if method == "attach":
+                    args = [Path(args[0]), args[1]]
                 getattr(report, method)(*args, **values)
         if ended:
             return
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
+def _stop(process: subprocess.Popen[bytes], folder: Path) -> None:
+    """End torchrun and its ranks. A checkpoint that one is writing is waited for."""
     try:
         children = psutil.Process(process.pid).children(recursive=True)
     except psutil.NoSuchProcess:
         children = []
     if process.poll() is None:
         process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(_STOP_SECONDS)
+        deadline = time.monotonic() + _STOP_SECONDS
+        while process.poll() is None and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS / 4)
+            if any(folder.glob(ranks.SAVING.format("*"))):
+                deadline = time.monotonic() + _STOP_SECONDS
     for child in children:
         with contextlib.suppress(psutil.NoSuchProcess):
             child.kill()

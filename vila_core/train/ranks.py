@@ -3,7 +3,8 @@
 `python -m vila_core.train.ranks torchrun FOLDER` is torchrun itself, quiet: what a rank has to say
 it says to the task. FOLDER holds what to run (`call.json`, `mirror.pickle`). Each rank leaves
 `done-RANK`, `stopped-RANK` or `error-RANK.json` there; rank 0 also writes `result.json`, and
-reports through the pipe `reports`.
+reports through the pipe `reports`. While `saving-RANK` is there, a rank that was told to stop
+finishes the checkpoint that it is writing.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -31,7 +32,8 @@ from vila_core.types import QUIET, StageResult
 CALL, MIRROR = "call.json", "mirror.pickle"
 RESULT, REPORTS = "result.json", "reports"
 _WATCH_SECONDS = 0.5
-_SHUTDOWN_SECONDS = 10
+SAVING = "saving-{}"
+_SHUTDOWN_SECONDS = 600  # ranks end at once, but for a checkpoint in flight
 
 
 def torchrun(folder: Path) -> int:
@@ -57,7 +59,7 @@ def rank(folder: Path) -> int:
     """Run the stage as one rank. Leaves a result, or one error of this rank."""
     call, number = _read(folder), int(os.environ["RANK"])
     _end_with(call["pid"], os.getppid())
-    _stop_at_once(lambda: (folder / f"stopped-{number}").touch())
+    stopping = _stop_at_once(folder, number)
     try:
         stage = importlib.import_module(call["stage"])
         config = validate(stage.Config, call["config"], where=call["stage"])
@@ -72,6 +74,8 @@ def rank(folder: Path) -> int:
             _write(folder / RESULT, {"outputs": outputs, "metrics": dict(result.metrics)})
         (folder / f"done-{number}").touch()
     except BaseException as error:
+        if stopping.is_set():  # ranks that ended before this one are no failure
+            threading.Event().wait()  # for the thread that ends this process
         _write(
             folder / f"error-{number}.json",
             {"kind": type(error).__name__, "message": str(error), "time": time.time()},
@@ -100,6 +104,10 @@ class _PipeReporter:
     def info(self, text: str) -> None:
         """See `Reporter`."""
         self._send("info", [text], {})
+
+    def attach(self, path: Path, name: str) -> None:
+        """See `Reporter`; the task, which reads the file, is on the same machine."""
+        self._send("attach", [str(path.resolve()), name], {})
 
     def _send(self, method: str, args: list[Any], values: Mapping[str, Any]) -> None:
         line = json.dumps([method, args, dict(values)])
@@ -133,26 +141,39 @@ def _runs(process: psutil.Process) -> bool:
         return False
 
 
-def _stop_at_once(mark: Callable[[], None]) -> None:
+def _stop_at_once(folder: Path, number: int) -> threading.Event:
     """End this process at SIGTERM or SIGINT even while it waits in a collective for other ranks.
 
     A Python handler runs only when the main thread is back from C; the descriptor is written to at
-    once, and a thread reads it. Checkpoints are complete or absent, so nothing is lost.
+    once, and a thread reads it. A checkpoint that is being written in the background is finished
+    first, as it would be in a single process. The event returned says that the end has begun.
     """
     reading, writing = socket.socketpair()
     writing.setblocking(False)
     signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=False)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)
+    for which in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(which, lambda *_: None)
+    stopping = threading.Event()
 
     def watch() -> None:
         while reading.recv(1)[0] not in (signal.SIGTERM, signal.SIGINT):
             pass
-        mark()
+        stopping.set()
+        (folder / f"stopped-{number}").touch()
+        _finish_saving(folder / SAVING.format(number))
         writing.close()
         _exit_with_children(128 + signal.SIGTERM)
 
     threading.Thread(target=watch, daemon=True, name="vila-stop").start()
+    return stopping
+
+
+def _finish_saving(mark: Path) -> None:
+    background = sys.modules.get("vila_core.train.background")  # not there: nothing was saved yet
+    if background is not None and background.going_on():
+        mark.touch()
+        background.settle()
+        mark.unlink()
 
 
 def _exit_with_children(code: int) -> None:
