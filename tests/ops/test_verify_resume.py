@@ -19,6 +19,10 @@ from vila_core.store import Store, open_store
 from vila_ops.verify_resume import verify_resume
 
 STAGE = "tests.runtime.toy_training"
+RUN = {
+    "name": "r", "recipe": "r", "config": {}, "runner": "subprocess", "code_digest": "",
+    "config_digest": "",
+}  # fmt: skip
 pytestmark = pytest.mark.slow
 
 
@@ -28,9 +32,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained") / "store"
     store = open_store(folder)
     names = ("toy", "bare", "text")
-    run: dict[str, Any] = {"name": "r", "recipe": "r", "config": {}, "runner": "subprocess"}
-    run |= {"code_digest": "", "config_digest": ""}
-    create_run(store, {"run_id": "r1", **run, "tasks": [[name, STAGE] for name in names]})
+    create_run(store, {"run_id": "r1", **RUN, "tasks": [[name, STAGE] for name in names]})
     tasks = Tasks(store)
     for call in (
         {"task": "toy", "stage": STAGE},
@@ -108,6 +110,26 @@ def test_another_order_is_named_by_its_first_sample(store: Store) -> None:
     first = "step 29, pack 0, sample 0: was tiny/00000/000028, is tiny/00000/000029"
     assert found.differences[0] == first
     assert any("position in the data" in text for text in found.differences)
+
+
+def test_a_training_of_two_processes_is_replayed_by_two(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "store")
+    create_run(store, {"run_id": "r1", **RUN, "tasks": [["pair", STAGE]]})
+    train = {"steps": 12, "lr": 0.02, "save_every": 3, "keep_every": 6, "packs_per_step": 2}
+    train |= {"engine": "deepspeed", "processes": 2}
+    done = Tasks(store).run(task="pair", stage=STAGE, config={"train": train})
+    assert done.code == 0, done.output
+    found = verify(store, "pair")
+    assert found.equal, found.differences
+    assert (found.against, found.first, found.last) == ("the task's own checkpoint", 6, 12)
+    assert found.compared["losses_of_steps"] == [10, 12]
+    assert found.compared["samples"] == 2 * 3
+    path = checkpoint(store, 6) / "state.json"
+    state = json.loads(path.read_text())
+    state["rng"].reverse()  # each rank drops out what the other did
+    path.write_text(json.dumps(state))
+    sign(path.parent)
+    assert not verify(store, "pair").equal
 
 
 def test_a_task_without_checkpoints_is_replayed_twice(store: Store) -> None:

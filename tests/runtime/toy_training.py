@@ -1,5 +1,6 @@
 """A stage that trains the tiny model slowly enough to be killed on the way."""
 
+import os
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from safetensors.torch import save_file
 from tests.train.tiny import TinyModel, TinySource, tiny_loss
 from vila_core.config import Frozen
 from vila_core.train.config import TrainConfig
+from vila_core.train.launch import in_processes
 from vila_core.train.loop import fit
 from vila_core.types import QUIET, Batch, Mirror, Reporter, StageResult
 
@@ -20,9 +22,10 @@ class Config(Frozen):
 
 
 class Slow(TinySource):
-    def __init__(self, seconds: float) -> None:
-        super().__init__()
-        self.seconds = seconds
+    def __init__(self, config: Config) -> None:
+        rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+        super().__init__(config.train.packs_per_step, rank=rank, world=world)
+        self.seconds = config.seconds
 
     def steps(self, state: Mapping[str, Any]) -> Iterator[tuple[list[Batch], dict[str, Any]]]:
         for step in super().steps(state):
@@ -30,6 +33,7 @@ class Slow(TinySource):
             yield step
 
 
+@in_processes
 def run(
     config: Config,
     inputs: Mapping[str, Path],
@@ -37,7 +41,7 @@ def run(
     report: Reporter = QUIET,
     mirror: Mirror | None = None,
 ) -> StageResult:
-    model, source = TinyModel(), Slow(config.seconds)
+    model, source = TinyModel(), Slow(config)
     done = fit(
         model,
         source,
@@ -49,5 +53,6 @@ def run(
     )
     folder = out_dir / "result"
     folder.mkdir(exist_ok=True)
-    save_file(dict(model.state_dict()), folder / "model.safetensors")
+    if done.rank == 0:
+        save_file(dict(model.state_dict()), folder / "model.safetensors")
     return StageResult({"result": folder}, {"resumed_from": float(done.resumed_from or 0)})
