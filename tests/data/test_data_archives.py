@@ -397,26 +397,27 @@ def test_pairs_that_are_none(tmp_path: Path) -> None:
 
 def test_prepared_shards_are_a_corpus_again(tmp_path: Path) -> None:
     old = write_corpus(tmp_path, "web", documents("web", 5), shard_samples=3)
-    again = samples(list(READERS["prepared"].read(old.folder, corpus="web")))
+    folder = tmp_path / "web"
+    again = samples(list(READERS["prepared"].read(folder, corpus="web")))
     assert keys(list(again)) == [f"web/00000/00000{n}" for n in range(5)]
     assert [row.digest for row in again] == [old.read(n).digest for n in range(5)]
     assert [row.meta["source"] for row in again] == keys(list(again))
-    other = samples(read("prepared", old.folder))
+    other = samples(read("prepared", folder))
     assert keys(list(other)) == [f"prepared/00000/00000{n}" for n in range(5)]
     assert [row.meta["prepared_key"] for row in other] == keys(list(again))
-    tar = old.folder / "web-00000.tar"
+    tar = folder / "web-00000.tar"
     data = bytearray(tar.read_bytes())
     data[int(old.index.offset[1]) + 30] ^= 1
     data[int(old.index.offset[2]) + int(old.index.image_offset[3]) + 50] ^= 1
     tar.write_bytes(data)
-    rows = read("prepared", old.folder)
+    rows = read("prepared", folder)
     assert [reason for reason, _ in reasons(rows)] == ["damaged shard"] * 2
     assert len(keys(rows)) == 3
     tar.unlink()
     with pytest.raises(UserError, match="the shard is missing"):
-        read("prepared", old.folder)
+        read("prepared", folder)
     with pytest.raises(UserError, match="is not a prepared corpus"):
         read("prepared", tmp_path)
-    (old.folder / "index.npz").write_bytes(b"")
+    (folder / "index.npz").write_bytes(b"")
     with pytest.raises(UserError, match="is not a readable index"):
-        read("prepared", old.folder)
+        read("prepared", folder)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
@@ -13,6 +15,18 @@ import numpy as np
 from vila_core.errors import Damaged
 
 FILE_NAME = "index.npz"
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    KeyError,
+    EOFError,
+    RuntimeError,
+    MemoryError,
+    OverflowError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""What numpy and zipfile raise for a damaged file of arrays."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +67,16 @@ class Index:
     @classmethod
     def load(cls, source: Path | BinaryIO, name: str | None = None) -> Index:
         """Read what `save` wrote, called `name` in errors. Raises Damaged for anything else."""
+        if isinstance(source, Path):
+            try:
+                with source.open("rb") as file:  # np.load leaves a damaged file open
+                    return cls.load(file, name or str(source))
+            except OSError as error:
+                raise Damaged(f"{name or source}: is not a readable index: {error}") from None
         try:
             with np.load(source, allow_pickle=False) as arrays:
                 return cls(**{field.name: arrays[field.name] for field in fields(cls)})
-        except (OSError, ValueError, KeyError, EOFError) as error:
+        except _UNREADABLE as error:
             raise Damaged(f"{name or source}: is not a readable index: {error}") from None
 
 

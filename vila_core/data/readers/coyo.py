@@ -113,7 +113,7 @@ def _sample(key: str, record: Any, folder: ImageFolder, options: CoyoOptions) ->
     meta = {"id": record.get(options.id), "url": record.get("url")}
     for name in dict.fromkeys((*_SCORES, *options.score)):
         value = record.get(name)
-        if isinstance(value, int | float) and math.isfinite(value):
+        if isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
             meta[name] = value
     return make_sample(key, "caption", [Image(0), Text(text)], [image], meta)
 

@@ -6,12 +6,13 @@ import gzip
 import io
 import json
 import lzma
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import IO, Any, cast
 
 from vila_core.data.readers.records import MAX_RECORD_BYTES, Broken, Record
 from vila_core.errors import UserError
@@ -21,7 +22,15 @@ MAX_RATIO = 200
 """Bytes out of a byte of a compressed file. JSON lines of text have 3 to 20; a bomb has 1,000."""
 UNJUDGED_BYTES = 64 * 2**20
 """Up to here a compressed file may unpack to anything."""
-UNREADABLE = (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
+UNREADABLE = (
+    EOFError,
+    zlib.error,
+    lzma.LZMAError,
+    zipfile.BadZipFile,
+    NotImplementedError,
+    UnicodeDecodeError,
+    struct.error,
+)
 """What the standard library raises for damaged compressed files, besides OSError."""
 _BLOCK = 2**20
 
@@ -71,18 +80,21 @@ def _opened(path: Path) -> Iterator[io.BufferedReader]:
         with gzip.open(path) as file:
             yield _buffered(file)
     elif path.suffix == ".zip":
-        try:
-            with zipfile.ZipFile(path) as archive:
-                members = [name for name in archive.namelist() if name.endswith(".jsonl")]
-                if len(members) != 1:
-                    raise UserError(f"{path}: holds {len(members)} .jsonl files, expected one")
-                with archive.open(members[0]) as file:
-                    yield _buffered(file)
-        except (RuntimeError, NotImplementedError) as error:  # a password, a method we lack
-            raise UserError(f"{path}: can't be unpacked: {error}") from None
+        with zipfile.ZipFile(path) as archive, _member(archive, path) as file:
+            yield _buffered(file)
     else:
         with path.open("rb") as file:
             yield file
+
+
+def _member(archive: zipfile.ZipFile, path: Path) -> IO[bytes]:
+    members = [name for name in archive.namelist() if name.endswith(".jsonl")]
+    if len(members) != 1:
+        raise UserError(f"{path}: holds {len(members)} .jsonl files, expected one")
+    try:
+        return archive.open(members[0])
+    except (RuntimeError, NotImplementedError) as error:  # a password, a method we lack
+        raise UserError(f"{path}: can't be unpacked: {error}") from None
 
 
 def _buffered(file: Any) -> io.BufferedReader:

@@ -89,7 +89,14 @@ def _files(path: Path) -> Iterator[tuple[str, str]]:
                 stem, _, suffix = entry.name.rpartition(".")
                 known = suffix.lower() in (*IMAGE_SUFFIXES, *TEXTS)
                 # A pipe or a link to nothing counts: opening it will say what is wrong.
-                if known and stem and not stem.startswith(".") and not entry.is_dir():
+                if known and stem and not stem.startswith(".") and not _is_folder(entry):
                     yield stem, suffix
     except OSError as error:
         raise UserError(f"{path}: can't be read: {error.strerror or error}") from None
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False

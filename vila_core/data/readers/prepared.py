@@ -41,6 +41,7 @@ class Row(NamedTuple):
 class Shard:
     """A tar of a prepared corpus, with its rows of the index."""
 
+    folder: Path
     corpus: Corpus
     number: int
     shard: str
@@ -50,7 +51,7 @@ class Shard:
         import numpy as np
 
         index = self.corpus.index
-        path = self.corpus.folder / self.corpus.manifest["shards"][self.number]["path"]
+        path = self.folder / self.corpus.manifest["shards"][self.number]["path"]
         if not path.is_file():
             raise UserError(f"{path}: the shard is missing; fetch it, or prepare the corpus again")
         rows = np.flatnonzero(index.shard == self.number).tolist()
@@ -80,10 +81,15 @@ def files(path: Path) -> Sequence[Shard]:
 
     try:
         corpus = Corpus.open(path)
+        names = [str(shard["path"]) for shard in corpus.manifest["shards"]]
     except Damaged as error:
         raise UserError(f"{error}\n  fix: prepare the corpus again, or fetch it again") from None
-    shards = corpus.manifest["shards"]
-    return [Shard(corpus, number, f"{number:05d}") for number in range(len(shards))]
+    except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
+        raise UserError(
+            f"{path}: its manifest is not one that prepare wrote: {type(error).__name__} {error}\n"
+            "  fix: prepare the corpus again, or fetch it again"
+        ) from None
+    return [Shard(path, corpus, number, f"{number:05d}") for number in range(len(names))]
 
 
 class Converter:

@@ -33,6 +33,8 @@ def table_rows(path: Path, name: str) -> Iterator[Record]:
                     else:
                         yield Record(number, where, value)
                     number += 1
+            if number != table.metadata.num_rows:
+                raise ValueError(f"it says {table.metadata.num_rows} rows, and holds {number}")
     except (pa.ArrowException, OSError, ValueError) as error:
         raise UserError(f"{path}: is not a readable parquet file: {_short(error)}") from None
 

@@ -64,16 +64,17 @@ class ZipImages:
 
     def _stored(self, name: str, entry: Entry) -> bytes:
         """Return the bytes of a file as they stand in the zip."""
-        descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            header = os.pread(descriptor, _LOCAL_HEADER.size, entry.offset)
-            if len(header) < _LOCAL_HEADER.size or header[:4] != _MAGIC:
-                raise Broken(_REASON, f"{name}: no file stands where the table says")
-            fields = _LOCAL_HEADER.unpack(header)
-            start = entry.offset + _LOCAL_HEADER.size + fields[-2] + fields[-1]
-            return os.pread(descriptor, entry.packed, start)
-        finally:
-            os.close(descriptor)
+            with self._path.open("rb") as file:
+                file.seek(entry.offset)
+                header = file.read(_LOCAL_HEADER.size)
+                if len(header) < _LOCAL_HEADER.size or header[:4] != _MAGIC:
+                    raise Broken(_REASON, f"{name}: no file stands where the table says")
+                fields = _LOCAL_HEADER.unpack(header)
+                file.seek(fields[-2] + fields[-1], os.SEEK_CUR)  # its name and extra fields
+                return file.read(entry.packed)
+        except (OSError, ValueError, OverflowError) as error:  # a place that can't be
+            raise Broken(_REASON, f"{name}: {error}") from None
 
 
 @lru_cache(maxsize=4)
