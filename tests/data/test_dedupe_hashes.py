@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vila_core.data.dedupe import hamming, seen
 from vila_core.data.dedupe.hamming import HammingIndex, leaders
 from vila_core.data.dedupe.seen import FirstSeen, Keys
 
-
-@pytest.fixture(scope="module", autouse=True)
-def small_levels() -> Iterator[None]:
-    """Levels of a few hashes, so that small examples fill and merge several."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hamming, "_TAIL", 4)
-        patch.setattr(hamming, "_GROWTH", 3)
-        patch.setattr(hamming, "_AT_ONCE", 7)
-        patch.setattr(seen, "_RECENT", 3)
-        patch.setattr(seen, "_GROWTH", 2)
-        yield
+pytestmark = pytest.mark.usefixtures("small_levels")
 
 
 def relatives(seed: int, count: int, distance: int) -> np.ndarray:
@@ -76,6 +63,7 @@ def test_first_finds_the_earliest_within_the_distance(
             next((n for n in range(done) if differ(known[n], one) <= distance), -1) for one in asked
         ]
         assert index.first(asked).tolist() == expected
+        assert index.first(asked[:0]).tolist() == []
     assert [index[number] for number in range(len(index))] == known.tolist()
     with pytest.raises(IndexError):
         index[len(index)]

@@ -23,6 +23,8 @@ from vila_core.data.sample import Image, Text, make_sample
 from vila_core.errors import UserError
 from vila_core.images import decode
 
+pytestmark = pytest.mark.usefixtures("small_levels")
+
 BYTES = DedupeConfig(perceptual=False)
 FLAT = 1 << 63
 
@@ -85,7 +87,8 @@ class PlainJudge:
 
 
 LOOKS = [0, FLAT, 0xF0F0, 0xF0F1, 0xF0F7, 0xF0FF, 0xFFFF, 0xABCDEF]
-IMAGES = st.lists(st.tuples(st.integers(0, 4), st.sampled_from(LOOKS)), max_size=3)
+LOOK = st.sampled_from(LOOKS) | st.integers(0, 2**64 - 1)
+IMAGES = st.lists(st.tuples(st.integers(0, 4), LOOK), max_size=3)
 SIGNATURES = st.lists(st.builds(made, st.integers(0, 30), st.integers(0, 3), IMAGES), max_size=40)
 CONFIGS = st.builds(
     DedupeConfig,

@@ -59,6 +59,8 @@ class HammingIndex:
     def first(self, hashes: np.ndarray) -> np.ndarray:
         """Return for each hash (B,) the least number (B,) int64 within the distance, or -1."""
         found = np.full(len(hashes), _NOBODY)
+        if not len(hashes):
+            return found
         for level in self._levels:
             self._look_up(level, hashes, found)
         self._compare_all(self._indexed, self._count, hashes, np.arange(len(hashes)), found)
