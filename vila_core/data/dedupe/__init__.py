@@ -10,11 +10,19 @@ from vila_core.data.dedupe.evals import EvalItem, EvalSets, Learned
 from vila_core.data.dedupe.judge import Judge
 from vila_core.data.dedupe.recheck import Recheck, recheck
 from vila_core.data.dedupe.signature import Signature, Signer
-from vila_core.data.dedupe.table import FILE_NAME, Signatures, SignaturesBuilder, blocks, join
+from vila_core.data.dedupe.table import (
+    FILE_NAME,
+    MANIFEST_KEY,
+    Signatures,
+    SignaturesBuilder,
+    blocks,
+    join,
+)
 from vila_core.data.dedupe.verdict import Finding, Verdict
 
 __all__ = [
     "FILE_NAME",
+    "MANIFEST_KEY",
     "DedupeConfig",
     "EvalItem",
     "EvalSets",
