@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections.abc import Mapping
 from typing import Any
 
-import psutil
-
 from components.runtime.record import AttemptWriter
+from components.runtime.usage import Usage
 from vila_core.errors import StoreError
 
 LOCAL_SECONDS = 1.0
@@ -19,11 +19,10 @@ REMOTE_SECONDS = 10.0
 class Heartbeat:
     """Writes progress.json again and again (and uploads the log, where the store is remote)."""
 
-    def __init__(self, writer: AttemptWriter) -> None:
-        self._writer = writer
+    def __init__(self, writer: AttemptWriter, usage: Usage) -> None:
+        self._writer, self._usage = writer, usage
         self._seconds = REMOTE_SECONDS if writer.remote else LOCAL_SECONDS
         self._latest: dict[str, Any] = {}
-        self._process = psutil.Process()
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True, name="vila-heartbeat")
         self._thread.start()
@@ -47,6 +46,6 @@ class Heartbeat:
     def _write(self) -> None:
         # A store that fails for a moment must not end a task; a lasting failure shows at the end.
         with contextlib.suppress(StoreError):
-            memory = self._process.memory_info().rss
-            self._writer.progress({**self._latest, "pid": self._process.pid, "rss_bytes": memory})
+            memory = self._usage.sample()
+            self._writer.progress({**self._latest, "pid": os.getpid(), "rss_bytes": memory})
             self._writer.sync()

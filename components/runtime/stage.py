@@ -7,7 +7,6 @@ import importlib
 import inspect
 import json
 import os
-import resource
 import shutil
 import signal
 import sys
@@ -31,6 +30,7 @@ from components.runtime.mirror import mirror_of, settle
 from components.runtime.record import AttemptWriter
 from components.runtime.services import StageServices
 from components.runtime.sinks import MetricsFile, Sink, WandbSink, finite
+from components.runtime.usage import Usage
 from components.runtime.workspace import locked, work_folder
 from vila_core.config import Frozen, validate
 from vila_core.store import ArtifactRef, Store, fetch, open_store, publish
@@ -172,7 +172,7 @@ def _execute(call: _Call) -> _Outcome:
         log.line(f"error: {failure.kind}: {failure.message}")
     _ignore_signals(not call.inline)  # what is left is short, and says how it ended
     step.close(outcome)
-    writer.finish(_finished(outcome, began))
+    writer.finish(_finished(outcome, began, step.usage))
     if interrupt is not None:
         raise interrupt
     return outcome
@@ -195,7 +195,8 @@ class _Step:
         self._store = store
         self._writer = writer
         self._log = log
-        self._heartbeat = Heartbeat(writer)
+        self.usage = Usage(inline=call.inline)
+        self._heartbeat = Heartbeat(writer, self.usage)
         self._sinks: list[Sink] = []
         driver = call.run.driver_pid
         self._watch = None if driver is None or call.inline else watch_driver(driver, self._orphan)
@@ -305,7 +306,7 @@ class _Step:
         self._log.raw(f"error: DriverGone: {message}; continue with 'vila resume'\n")
         failure = Failure("stopped", 130, "DriverGone", message, False)
         outcome = _Outcome("stopped", 130, error=failure)
-        self._writer.finish(_finished(outcome, None))
+        self._writer.finish(_finished(outcome, None, self.usage))
 
 
 def _started(stage: str, key: TaskKey | None) -> dict[str, Any]:
@@ -316,15 +317,16 @@ def _started(stage: str, key: TaskKey | None) -> dict[str, Any]:
     }
 
 
-def _finished(outcome: _Outcome, began: float | None) -> dict[str, Any]:
-    used = None if outcome.status == "cached" else resource.getrusage(resource.RUSAGE_SELF)
+def _finished(outcome: _Outcome, began: float | None, used: Usage | None = None) -> dict[str, Any]:
+    if outcome.status == "cached":
+        used = None
     error = outcome.error
     return {
         "status": outcome.status,
         "exit_code": outcome.exit_code,
         "duration_s": None if began is None else round(time.monotonic() - began, 3),
-        "cpu_s": used and round(used.ru_utime + used.ru_stime, 3),
-        "peak_rss_bytes": used and used.ru_maxrss * 1024,
+        "cpu_s": used and round(used.cpu_seconds(), 3),
+        "peak_rss_bytes": used and used.peak_bytes(),
         "outputs": {name: ref.as_json() for name, ref in outcome.outputs.items()},
         "metrics": dict(outcome.metrics),
         "error": {"kind": error.kind, "message": error.message} if error else None,
