@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig
 
 from vila_core.model import head as heads
+from vila_core.model.attention import PackLayout
 from vila_core.model.causal import causal_attention
 from vila_core.model.head import LossHead, linear_cross_entropy, loss_head
 from vila_core.train.flops import FlopCounter
@@ -96,12 +97,20 @@ def test_the_head_of_plain_models_is_used_and_of_others_left_alone() -> None:
     assert loss_head(AutoModelForCausalLM.from_config(GPTNeoXConfig(**SHAPE))) is None
 
 
-@pytest.mark.parametrize("length", [1, 7, 128, 129, 300])
-def test_causal_attention_by_blocks_is_torchs(length: int) -> None:
-    inputs = leaves(*[(6, length, 8)] * 3)
-    ours = causal_attention(*inputs, 0.4)
-    four = [tensor[None] for tensor in inputs]
-    expected = F.scaled_dot_product_attention(*four, is_causal=True, scale=0.4)[0]
+@pytest.mark.parametrize("lengths", [[1], [7, 5, 1], [128, 9], [12, 129, 3], [300, 2, 200]])
+def test_causal_attention_of_a_pack_is_torchs_of_its_samples(lengths: list[int]) -> None:
+    bounds = torch.tensor([0, *lengths]).cumsum(0)
+    layout = PackLayout(bounds, sum(lengths))
+    inputs = leaves(*[(sum(lengths), 6, 8)] * 3)
+    ours = causal_attention(*inputs, [*layout.spans, *layout.rows], 0.4)
+    expected = torch.cat(
+        [
+            F.scaled_dot_product_attention(
+                *(part.transpose(0, 1)[None] for part in parts), is_causal=True, scale=0.4
+            )[0].transpose(0, 1)
+            for parts in zip(*(tensor.split(lengths) for tensor in inputs), strict=True)
+        ]
+    )
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
     torch.manual_seed(9)
     towards = torch.randn(expected.shape)
@@ -111,6 +120,14 @@ def test_causal_attention_by_blocks_is_torchs(length: int) -> None:
         strict=True,
     ):
         torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-5)
+
+
+def test_a_first_token_gives_its_query_no_gradient_at_all() -> None:
+    inputs = leaves(*[(2, 4, 8)] * 3)
+    out = causal_attention(*inputs, [(0, 1), (1, 2)], 0.4)
+    query, key, value = gradients(out.square().sum(), inputs)
+    assert query.count_nonzero() == key.count_nonzero() == 0
+    assert value.count_nonzero() > 0
 
 
 def test_the_loss_counts_the_flops_of_its_head() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import torch
 from torch import nn
@@ -44,6 +46,24 @@ def test_a_row_does_not_depend_on_how_many_others_there_are() -> None:
     whole = linear.linear(x, weight)
     for rows in (2, 4, 7, 33, 499):
         assert torch.equal(linear.linear(x[:rows], weight), whole[:rows])
+
+
+@NEEDS
+def test_operands_that_are_cut_out_of_others_are_multiplied_as_fast() -> None:
+    """oneDNN has no fast code for them: thousands of times slower, where they aren't copied."""
+    wide, weight = torch.randn(430, 256), torch.randn(430, 64)
+    x, cut = torch.randn(128, 64), wide[:, 64:128]
+    torch.testing.assert_close(linear.product(x, cut), x @ cut.T, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        linear.product_of_columns(weight, cut), weight.T @ cut, rtol=1e-4, atol=1e-4
+    )
+
+    def seconds(operand: torch.Tensor) -> float:
+        start = time.process_time()
+        linear.product(x, operand)
+        return time.process_time() - start
+
+    assert min(seconds(cut) for _ in range(5)) < 50 * min(seconds(weight) for _ in range(5))
 
 
 @NEEDS

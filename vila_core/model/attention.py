@@ -9,7 +9,6 @@ one call of torch's variable-length flash attention.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -28,15 +27,6 @@ SPECIAL = ("softcap", "s_aux", "position_bias")
 """Arguments of attention that is not plain softmax: soft caps, sinks, position biases."""
 LONG = 128
 """From this length on a sample is worth an attention call of its own (measured on CPU)."""
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """Samples of similar length as one (R, L) batch; `real` drops what is only padding."""
-
-    gather: torch.Tensor  # (R * L,) positions in the pack
-    real: torch.Tensor  # positions among R * L
-    shape: tuple[int, int]
 
 
 class PackLayout:
@@ -63,7 +53,7 @@ class PackLayout:
             if length >= LONG
         ]
         order = [torch.arange(start, end, device=device) for start, end in self.spans]
-        self.rows: list[_Rows] = []
+        self.rows: list[causal.Rows] = []
         buckets: dict[int, list[tuple[int, int]]] = {}
         for start, length in zip(bounds, lengths, strict=False):
             if length < LONG:
@@ -74,8 +64,9 @@ class PackLayout:
             # Padding repeats the sample's last token: no position outside of the sample is read.
             index_RL = start_R[:, None] + torch.minimum(offset_L[None], length_R[:, None] - 1)
             (real,) = torch.nonzero((offset_L[None] < length_R[:, None]).flatten(), as_tuple=True)
-            self.rows.append(_Rows(index_RL.flatten(), real, (len(members), len(offset_L))))
-            order.append(index_RL.flatten()[real])
+            gather, shape = index_RL.flatten(), (len(members), len(offset_L))
+            self.rows.append(causal.Rows(gather, real, gather[real], shape))
+            order.append(gather[real])
         # The outputs, laid end to end, are a permutation of the pack; this undoes it.
         self.undo = torch.argsort(torch.cat(order))
         self._bands: dict[tuple[int, int], torch.Tensor] = {}
@@ -141,17 +132,18 @@ def packed_attention(
     if groups > 1:  # CPU kernels have no fast path for shared heads
         key, value = (tensor.repeat_interleave(groups, dim=1) for tensor in (key, value))
 
+    by_token = [tensor[0].transpose(0, 1) for tensor in (query, key, value)]  # (T, H, D)
     # Without gradients torch's kernel is as fast and keeps nothing.
     fast = query.device.type == "cpu" and torch.is_grad_enabled() and not dropout
+    if fast and pack_layout.longest <= min(causal.LONGEST, sliding_window or causal.LONGEST):
+        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        pieces = [*pack_layout.spans, *pack_layout.rows]
+        q_THD, k_THD, v_THD = by_token
+        return causal.causal_attention(q_THD, k_THD, v_THD, pieces, scale)[None], None
 
     def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         """Causal attention of samples from their first token on: (R, H, L, D) -> (R, L, H, D)."""
         band = pack_layout.band(q.shape[2], sliding_window)
-        if fast and band is None and q.shape[2] <= causal.LONGEST:
-            scale = q.shape[-1] ** -0.5 if scaling is None else scaling
-            flat_q, flat_k, flat_v = (tensor.flatten(0, 1) for tensor in (q, k, v))
-            out = causal.causal_attention(flat_q, flat_k, flat_v, scale)
-            return out.unflatten(0, q.shape[:2]).transpose(1, 2)
         out = F.scaled_dot_product_attention(
             q, k, v, attn_mask=band, is_causal=band is None, dropout_p=dropout, scale=scaling
         )
@@ -161,7 +153,6 @@ def packed_attention(
         attend(*(tensor[:, :, start:end] for tensor in (query, key, value)))[0]
         for start, end in pack_layout.spans
     ]
-    by_token = [tensor[0].transpose(0, 1) for tensor in (query, key, value)]  # (T, H, D)
     for rows in pack_layout.rows:
         out_RLHD = attend(
             *(

@@ -80,6 +80,8 @@ def product(
 
     Either operand may be a transposed view: `x` is then copied first, `weight` is not.
     """
+    if not (weight_OI.is_contiguous() or weight_OI.T.is_contiguous()):
+        weight_OI = weight_OI.contiguous()  # otherwise oneDNN takes its slow reference code
     return torch.ops.mkldnn._linear_pointwise(x_TI, weight_OI, bias_O, "none", [], "")
 
 
