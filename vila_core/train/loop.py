@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from vila_core.errors import VilaError
@@ -19,15 +18,14 @@ from vila_core.train.checkpoint import Checkpoint, Checkpoints
 from vila_core.train.config import TrainConfig
 from vila_core.train.engine import Engine, LossFn, create_engine
 from vila_core.train.features import FeatureCache
-from vila_core.train.flops import FlopCounter, peak_flops
-from vila_core.train.metrics import Clock, StepCounts, Tally, cpu_seconds, memory_mib
+from vila_core.train.flops import peak_flops
+from vila_core.train.metrics import Clock, Tally, cpu_seconds, memory_mib
 from vila_core.train.profile import StepProfiler
 from vila_core.train.recompute import recomputing
-from vila_core.train.schedule import lr_factor
+from vila_core.train.resume import load_weights, restore, save
+from vila_core.train.step import TrainStep, factor_at
 from vila_core.train.watchdog import Watchdog
 from vila_core.types import QUIET, Batch, Mirror, Reporter, StepSource
-
-_KEYS_SHOWN = 50
 
 
 @dataclass(frozen=True)
@@ -129,7 +127,6 @@ class _Training:
         features: FeatureCache | None,
     ) -> None:
         self.source, self.config, self.features = source, config, features
-        self.loss_fn = loss_fn if features is None else features.around(loss_fn)
         self.pack_tokens = pack_tokens
         self.fingerprint = run_state.fingerprint(model, source, config)
         self.checkpoints = Checkpoints(
@@ -145,8 +142,7 @@ class _Training:
             run_state.check_fingerprint(
                 saved.state["fingerprint"], self.fingerprint, str(saved.path)
             )
-            # Before the engine is made: it may cut parameters up, or copy them as master weights.
-            _load_weights(model, saved)
+            load_weights(model, saved)
         self.engine: Engine = create_engine(model, config)
         self.report = report if self.engine.rank == 0 else QUIET
         self.watchdog = Watchdog(
@@ -157,6 +153,7 @@ class _Training:
             rank=self.engine.rank,
             world=self.engine.world,
         )
+        self.train_step = TrainStep(self.engine, config, loss_fn, features, self.watchdog)
         self.profiler = StepProfiler(config.profile_steps, self.engine, out_dir, self.report)
         self.step = 0
         self.tally = Tally()
@@ -181,7 +178,7 @@ class _Training:
             self.watchdog.next_step(self.step + 1, self.source_state)
             self.profiler.begin(self.step + 1)
             batches, self.source_state = self._next(steps)
-            loss, norm = self._train_step(batches, clock)
+            loss, norm = self._train(batches, clock)
             self.step += 1
             if config.save_every:
                 self.trace.add(self.step, loss, batches)
@@ -248,70 +245,18 @@ class _Training:
             )
         return batches, state
 
-    def _train_step(self, batches: list[Batch], clock: Clock) -> tuple[float, float]:
-        """Do one update; return its loss and gradient norm."""
-        engine = self.engine
-        self.watchdog.batches = batches
-        counts = self._count(batches)
-        supervised = counts.supervised
-        if not supervised > 0:
-            keys = _keys(engine, batches)
-            raise VilaError(f"step {self.step + 1}: no token is supervised. Samples: {keys}.")
-        counting = FlopCounter() if (self.step + 1) % self.config.log_every == 0 else None
-        loss_fn, losses = _counted(self.loss_fn, counting), []
-        for number, batch in enumerate(batches, start=1):
-            self.watchdog.micro_batch = number
-            last = number == len(batches)
-            losses.append(engine.backward(batch, loss_fn, scale=1.0 / supervised, last=last))
-        self.watchdog.micro_batch = 0
-        sums = torch.stack(losses).double().tolist()  # one wait for the device per step
-        mine = math.fsum(sums) if all(map(math.isfinite, sums)) else math.nan
-        found = self.features.take_hits() if self.features else 0
-        loss_sum, hits = engine.total([mine, float(found)])
-        if not math.isfinite(loss_sum):
-            bad = [b for b, value in zip(batches, sums, strict=True) if not math.isfinite(value)]
-            self._stop("loss", _keys(engine, bad))
-        config = self.config
-        factor = lr_factor(
-            self.step,
-            steps=config.steps,
-            warmup_steps=config.warmup_steps,
-            min_lr_ratio=config.min_lr_ratio,
-        )
-        norm = engine.update(factor)
-        if not math.isfinite(norm):
-            self._stop("gradient norm", _keys(engine, batches))
-        if counting is not None:
-            self.flops_per_token = engine.total([counting.flops])[0] / counts.tokens
-        clock.add(len(batches) * engine.world, counts, int(hits))
-        return self.tally.add(loss_sum, counts, int(hits)), norm
-
-    def _count(self, batches: list[Batch]) -> StepCounts:
-        values = [
-            sum(batch.supervised for batch in batches),
-            float(sum(batch.num_tokens for batch in batches)),
-            float(sum(batch.num_images for batch in batches)),
-            float(sum(batch.num_image_tokens for batch in batches)),
-        ]
-        supervised, *numbers = self.engine.total(values)
-        tokens, images, image_tokens = map(int, numbers)
-        return StepCounts(supervised, tokens, images, image_tokens)
-
-    def _stop(self, what: str, keys: str) -> None:
-        raise VilaError(
-            f"step {self.step + 1}: the {what} is not finite; nothing of this step is kept. "
-            f"Samples: {keys}.\n  fix: look at these samples, or lower lr; a resumed run continues "
-            "from the last checkpoint."
-        )
+    def _train(self, batches: list[Batch], clock: Clock) -> tuple[float, float]:
+        """Do one step; return its loss and gradient norm."""
+        due = (self.step + 1) % self.config.log_every == 0
+        done = self.train_step(self.step + 1, batches, count_flops=due)
+        if done.flops is not None:
+            self.flops_per_token = done.flops / done.counts.tokens
+        clock.add(len(batches) * self.engine.world, done.counts, done.hits)
+        return self.tally.add(done.loss_sum, done.counts, done.hits), done.norm
 
     def _log(self, norm: float, clock: Clock) -> None:
         config = self.config
-        factor = lr_factor(
-            self.step - 1,
-            steps=config.steps,
-            warmup_steps=config.warmup_steps,
-            min_lr_ratio=config.min_lr_ratio,
-        )
+        factor = factor_at(config, self.step)
         row = {"loss": self.tally.take_loss(), "lr": config.lr * factor, "grad_norm": norm}
         for part, lr in config.lr_of_parts().items():
             row[f"lr_{part}"] = lr * factor
@@ -324,78 +269,22 @@ class _Training:
         self.report.metrics(self.step, row)
 
     def _save(self) -> None:
-        engine, config = self.engine, self.config
-        rngs = engine.gather(run_state.get_rng(engine.device))
-        state = {
-            "step": self.step,
-            "source": self.source_state,
-            "fingerprint": self.fingerprint,
-            "rng": rngs,
-            "tally": self.tally.to_json(),
-            "engine": _engine_words(config, engine),
-            "steps": self.trace.take(engine.gather(self.trace.packs)),
-        }
-        self.checkpoints.save(
-            self.step,
-            weights=engine.weights(),
-            optimizer=engine.optimizer_state(),
-            state=state if engine.rank == 0 else None,
+        save(
+            self.checkpoints,
+            self.engine,
+            self.config,
+            step=self.step,
+            source_state=self.source_state,
+            fingerprint=self.fingerprint,
+            tally=self.tally,
+            trace=self.trace,
         )
 
     def _resume(self, saved: Checkpoint) -> None:
-        engine, state = self.engine, saved.state
-        engine.load(saved.tensors("weights"), saved.tensors("optimizer"))
+        restore(self.engine, self.config, saved, self.report)
         self.step = self.resumed_from = saved.step
-        self.source_state = dict(state["source"])
-        self.tally = Tally(**state["tally"])
-        words = _engine_words(self.config, engine)
-        if state["engine"] == words:
-            run_state.set_rng(state["rng"][engine.rank], engine.device)
-            self.report.info(f"resumed after step {saved.step} from {saved.path.name}")
-            return
-        if engine.rank < len(state["rng"]):
-            run_state.set_rng(state["rng"][engine.rank], engine.device)
-        else:
-            run_state.seed_all(self.config.seed, engine.rank, saved.step)
-        self.report.info(
-            f"resumed after step {saved.step} from {saved.path.name}, written by "
-            f"{state['engine']}, by {words}: equal within rounding, not bit for bit"
-        )
-
-
-def _engine_words(config: TrainConfig, engine: Engine) -> str:
-    words = (
-        f"{config.engine} ZeRO-{config.zero_stage} on {engine.world} {engine.device.type} rank(s) "
-        f"with {config.threads} threads"
-    )
-    return f"{words} and cached features" if config.cache_features else words
-
-
-def _load_weights(model: nn.Module, saved: Checkpoint) -> None:
-    own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    with torch.no_grad():
-        for name, value in saved.tensors("weights"):
-            own[name].copy_(value)
-
-
-def _counted(loss_fn: LossFn, counter: FlopCounter | None) -> LossFn:
-    """Return `loss_fn`, counting its FLOPs in `counter` where there is one."""
-    if counter is None:
-        return loss_fn
-
-    def counted(model: Any, batch: Batch) -> torch.Tensor:
-        with counter:
-            return loss_fn(model, batch)
-
-    return counted
-
-
-def _keys(engine: Engine, batches: list[Batch]) -> str:
-    """Return the sample keys of `batches` on all ranks, as text."""
-    mine = [key for batch in batches for key in batch.sample_keys]
-    keys = [key for keys in engine.gather(mine) for key in keys]
-    more = f" and {len(keys) - _KEYS_SHOWN} more" if len(keys) > _KEYS_SHOWN else ""
-    return (", ".join(keys[:_KEYS_SHOWN]) or "(the source names none)") + more
+        self.source_state = dict(saved.state["source"])
+        self.tally = Tally(**saved.state["tally"])
 
 
 def _mean(values: list[float]) -> float:
