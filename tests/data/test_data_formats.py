@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from tests.data.make import noise, picture, write_images, write_lines
 from tests.data.test_data_bad_input import reasons
 from tests.data.test_data_readers import read, samples, set_aside
 from vila_core.data.readers import READERS
-from vila_core.data.sample import Image, Text
+from vila_core.data.sample import Image, Sample, Text
 from vila_core.errors import UserError
 
 RED, BLUE = picture((255, 0, 0)), picture((0, 0, 255))
@@ -165,6 +166,31 @@ def test_llava_files_as_they_are_published(tmp_path: Path) -> None:
     assert [getattr(part, "text", "") for part in rows[5].parts] == [
         "", "\nWhat is it?", "a cat", "and?", "a cat",
     ]  # fmt: skip
+
+
+def test_mmc4_finds_images_where_its_downloader_leaves_them(tmp_path: Path) -> None:
+    """Beside the files, one folder per shard; named with `.jsonl` when it read the zip."""
+    for shard, color in ((3, RED), (4, BLUE)):
+        name = f"docs_no_face_shard_{shard}_v2.jsonl"
+        info = {"image_name": "a.png", "matched_text_index": 0, "matched_sim": 0.3}
+        line = json.dumps({"text_list": ["x"], "image_info": [info], "url": "u"})
+        with zipfile.ZipFile(tmp_path / f"{name}.zip", "w") as archive:
+            archive.writestr(name, line)
+        folder = name if shard == 3 else name.removesuffix(".jsonl")
+        write_images(tmp_path / f"{folder}_images", {"a.png": color})
+    three, four = samples(read("mmc4", tmp_path))
+    assert (three.key, four.key) == ("mmc4/00003/000000", "mmc4/00004/000000")
+    assert (three.images, four.images) == ((RED,), (BLUE,))
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (tmp_path / "docs_no_face_shard_4_v2_images").rename(
+        elsewhere / "docs_no_face_shard_4_v2_images"
+    )
+    reader = READERS["mmc4"]
+    last = list(reader.read(tmp_path, corpus="mmc4", images=elsewhere))[1]
+    assert isinstance(last, Sample)
+    assert last.images == (BLUE,)
+    assert reasons(read("mmc4", tmp_path)) == [("missing image", "a.png")]
 
 
 def test_every_format_has_a_template_and_documented_options() -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -118,7 +119,9 @@ def selected(file: RecordFile, selection: Selection | None) -> Iterator[Record]:
 
 
 READERS: dict[str, Reader] = {
-    "mmc4": Reader(mmc4.Converter, mmc4.Mmc4Options, "plain", licence="ODC-BY"),
+    "mmc4": Reader(
+        mmc4.Converter, mmc4.Mmc4Options, "plain", columns=mmc4.columns, licence="ODC-BY"
+    ),
     "coyo": Reader(
         coyo.Converter,
         coyo.CoyoOptions,
@@ -127,7 +130,7 @@ READERS: dict[str, Reader] = {
         columns=coyo.columns,
         licence="CC-BY-4.0",
     ),
-    "llava": Reader(llava.Converter, Options, "vicuna_v1"),
+    "llava": Reader(llava.Converter, Options, "vicuna_v1", columns=llava.columns),
     "flan": Reader(
         flan.Converter,
         flan.FlanOptions,
@@ -141,10 +144,15 @@ READERS: dict[str, Reader] = {
         sharegpt4v.Converter,
         sharegpt4v.ShareGpt4vOptions,
         "vicuna_v1",
+        columns=llava.columns,
         licence="CC-BY-NC-4.0",
     ),
     "img2dataset": Reader(
-        img2dataset.Converter, groups.GroupOptions, "plain", files=img2dataset.files
+        img2dataset.Converter,
+        groups.GroupOptions,
+        "plain",
+        files=img2dataset.files,
+        columns=img2dataset.columns,
     ),
     "webdataset": Reader(groups.Converter, groups.GroupOptions, "plain", files=webdataset.files),
     "vila-wds": Reader(
@@ -171,7 +179,7 @@ def reader_of(name: str) -> Reader:
     reader = custom.load(name)
     if not isinstance(reader, Reader):
         raise UserError(f"format '{name}': is {type(reader).__name__}, expected a Reader")
-    return reader
+    return replace(reader, converter=partial(custom.Guarded, name, reader.converter))
 
 
 def code_file(name: str) -> Path | None:

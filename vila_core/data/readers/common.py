@@ -74,6 +74,8 @@ def converted(
         meta = _meta(record, licence)
         if isinstance(made, Sample):
             return [finish(sound(made, meta))]
+        if not made:
+            raise Broken("no sample", "the format made none of the record")
         return [_finished(corpus, finish, sound(one, meta)) for one in made]
     except UnicodeEncodeError as error:  # from the digest
         return [_aside(corpus, record, not_utf8(error))]

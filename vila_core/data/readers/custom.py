@@ -6,12 +6,62 @@ import hashlib
 import importlib
 import importlib.util
 import sys
+import traceback
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
-from vila_core.errors import UserError
+from vila_core.data.readers.common import Convert, Options
+from vila_core.data.readers.records import Broken, Filtered
+from vila_core.data.sample import Sample, Text
+from vila_core.errors import UserError, VilaError
+from vila_core.images import BadImage
 
 EXAMPLE = "my_package.my_module:READER or my_corpus.py:READER"
+
+
+class Guarded:
+    """A converter of the user's own, whose mistakes are told with the place in the user's code."""
+
+    def __init__(
+        self,
+        name: str,
+        make: Callable[[Path, Path | None, Options], Convert],
+        path: Path,
+        images: Path | None,
+        options: Options,
+    ) -> None:
+        self._name = name
+        self._convert = make(path, images, options)
+
+    def __call__(self, key: str, value: Any) -> Sample | Sequence[Sample]:
+        """Return what the converter made. Raises UserError for what it should not have raised."""
+        try:
+            return _proven(self._convert(key, value))
+        except (Broken, Filtered, BadImage, VilaError, UnicodeEncodeError):
+            raise
+        except Exception as error:
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            raise UserError(
+                f"format '{self._name}': it failed on the record of {key}: "
+                f"{type(error).__name__}: {error}\n"
+                f"  at {frame.filename}:{frame.lineno}, in {frame.name}\n"
+                "  fix: check what the record holds, and raise Broken if it can't be used"
+            ) from error
+
+
+def _proven(made: Any) -> Sample | Sequence[Sample]:
+    """Return what a converter made if it is samples, of text and bytes. Raises TypeError."""
+    for sample in [made] if isinstance(made, Sample) else made:
+        if not isinstance(sample, Sample):
+            raise TypeError(f"a Sample is expected, found {type(sample).__name__}")
+        for part in sample.parts:
+            if isinstance(part, Text) and not isinstance(part.text, str):
+                raise TypeError(f"the text of a part is {type(part.text).__name__}")
+        if not all(isinstance(image, bytes) for image in sample.images):
+            raise TypeError("an image is not bytes")
+    return made
 
 
 def is_custom(name: str) -> bool:

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from vila_core.data.readers.arrays import array_items
 from vila_core.data.readers.lines import UNREADABLE, json_lines
+from vila_core.data.readers.names import SUFFIXES, shard_name
 from vila_core.data.readers.records import Broken, Filtered, Record, RecordFile
 from vila_core.data.readers.tables import table_rows
 from vila_core.errors import UserError
 
-__all__ = ["Broken", "CorpusFile", "Filtered", "Record", "RecordFile", "corpus_files"]
-
-SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zip", ".json", ".parquet")
-_NUMBERED = re.compile(r"(?:^|shard[_-]|part[_-])(\d+)(?=[^\d]|$)")
-_NOT_IN_KEYS = re.compile(r"[^A-Za-z0-9._-]+")
-_DIGITS = 18
+__all__ = [
+    "SUFFIXES",
+    "Broken",
+    "CorpusFile",
+    "Filtered",
+    "Record",
+    "RecordFile",
+    "corpus_files",
+    "shard_name",
+]
 
 
 @dataclass(frozen=True)
@@ -90,18 +94,3 @@ def named_files(path: Path, names: Iterable[str], suffixes: tuple[str, ...]) -> 
             )
         files[file.shard] = file
     return list(files.values())
-
-
-def shard_name(name: str, suffixes: tuple[str, ...] = SUFFIXES) -> str:
-    """Return the middle part of the sample keys of a file, from its name in the corpus folder.
-
-    The published names carry a number: `docs_no_face_shard_17_v2.jsonl.zip` and
-    `part-00017-…parquet` are both `00017`. Other files keep their name: `chat.json` is `chat`.
-    """
-    folder, _, last = name.rpartition("/")
-    stem = next((last.removesuffix(end) for end in suffixes if last.endswith(end)), last)
-    match = _NUMBERED.search(stem)
-    if match and len(match.group(1)) <= _DIGITS:
-        stem = f"{int(match.group(1)):05d}"
-    path = [*folder.split("/"), stem] if folder else [stem]
-    return "/".join(_NOT_IN_KEYS.sub("-", part).strip(".") or "-" for part in path)

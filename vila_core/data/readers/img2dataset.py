@@ -48,6 +48,13 @@ def files(path: Path) -> Sequence[RecordFile]:
     return found
 
 
+def columns(options: Options) -> Sequence[frozenset[str]]:
+    """Return what a table needs: an image and a text."""
+    assert isinstance(options, groups.GroupOptions)
+    texts = ("txt", *options.fields)
+    return [frozenset({image, text}) for image in _IMAGE_COLUMNS for text in texts]
+
+
 class Converter:
     """Makes captioned images."""
 

@@ -30,6 +30,11 @@ _ROLES: dict[str, Role] = {
 }
 
 
+def columns(options: Options) -> Sequence[frozenset[str]]:
+    """Return what a table needs."""
+    return [frozenset({"conversations"})]
+
+
 class Converter:
     """Makes conversations. `images` defaults to the folder `images` beside the file."""
 

@@ -16,13 +16,12 @@ from typing import Any
 from vila_core.data.readers.common import (
     BROKEN_RECORD,
     EMPTY_TEXT,
-    ImageFolder,
     Options,
     get,
-    image_folder,
     key_of,
 )
 from vila_core.data.readers.files import Broken, Filtered
+from vila_core.data.readers.folder import ShardFolders
 from vila_core.data.readers.mmc4_images import (
     Mmc4Options,
     Placed,
@@ -37,8 +36,15 @@ from vila_core.images import BadImage, check
 __all__ = ["Converter", "Mmc4Options"]
 
 
+def columns(options: Options) -> Sequence[frozenset[str]]:
+    """Return what a table needs."""
+    return [frozenset({"text_list", "image_info"})]
+
+
 class Converter:
     """Makes documents, or pairs. `images` defaults to the folder `images` beside the file.
+
+    The downloader's folders of images per shard are found beside the file, or in `images`.
 
     What rules leave out of a document that stays is counted in `meta["left_out"]`, by rule; of the
     pairs of one document the first has the counts.
@@ -46,11 +52,12 @@ class Converter:
 
     def __init__(self, path: Path, images: Path | None, options: Options) -> None:
         assert isinstance(options, Mmc4Options)
-        self._folder, self._options = ImageFolder(image_folder(path, images)), options
+        self._folders, self._options = ShardFolders(path, images), options
 
     def __call__(self, key: str, record: Any) -> Sample | list[Sample]:
         """Return the document of a record, or its pairs. Raises Broken, BadImage, Filtered."""
         sentences = _sentences(record)
+        self._folder = self._folders.of(key)
         if self._options.drop_url_duplicates and record.get("could_have_url_duplicate"):
             raise Filtered("drop_url_duplicates", repr(record.get("url"))[:300])
         used, files, left_out = self._images(record, len(sentences))
