@@ -114,10 +114,12 @@ def test_a_stop_waits_for_the_checkpoint_in_flight_and_attachments_arrive(
 
 @pytest.mark.slow
 def test_errors_of_a_rank_come_back_as_they_are(parts: dict[str, Path], tmp_path: Path) -> None:
+    empty = tmp_path / "data"
+    empty.mkdir()
     with pytest.raises(UserError) as alone:
-        stages.run_align({**parts, "data": tmp_path}, tmp_path / "alone")
+        stages.run_align({**parts, "data": empty}, tmp_path / "alone")
     with pytest.raises(UserError) as launched:
-        stages.run_align({**parts, "data": tmp_path}, tmp_path / "two", **TWO)
+        stages.run_align({**parts, "data": empty}, tmp_path / "two", **TWO)
     assert str(launched.value) == str(alone.value)
     assert launched.value.exit_code == 2
 
