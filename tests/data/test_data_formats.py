@@ -49,7 +49,7 @@ def test_m3it_puts_images_before_the_prompt_as_in_the_released_code(tmp_path: Pa
         Image(0, "user"),
         Text("\n", "user"),
         Image(1, "user"),
-        Text("\nAnswer the question. What colour? <image>", "user"),  # the tag is text here
+        Text("\nAnswer the question. What colour?", "user"),
         Text("red", "assistant"),
     )
     assert two.images == (RED, BLUE)
@@ -59,7 +59,7 @@ def test_m3it_puts_images_before_the_prompt_as_in_the_released_code(tmp_path: Pa
     assert (vila.kind, vila.parts[1]) == ("conversation", Text("\nq", "user"))
     assert url.images == (RED,)
     (glued,) = samples(read("m3it", lines, separator="\n"))[:1]
-    assert glued.parts[3] == Text("\nAnswer the question. \nWhat colour? <image>", "user")
+    assert glued.parts[3] == Text("\nAnswer the question. \nWhat colour?", "user")
     table = pa.Table.from_pylist(records[:1])
     pq.write_table(table, tmp_path / "train.parquet")
     assert samples(read("m3it", tmp_path / "train.parquet"))[0].digest == two.digest
@@ -93,6 +93,33 @@ def test_m3it_leaves_out_what_the_released_loader_cannot_take(tmp_path: Path) ->
     (row,) = set_aside(read("m3it", lines))
     assert (row.reason, row.detail, row.group) == ("max_images", "9 images", "rule")
     assert len(samples(read("m3it", lines, max_images=9))[0].images) == 9
+
+
+def test_m3it_halves_videos_when_asked(tmp_path: Path) -> None:
+    frames = [picture((n, 0, 0)) for n in range(8)]
+    lines = write_lines(tmp_path / "a.jsonl", [instruction(encoded(*frames))])
+    assert samples(read("m3it", lines))[0].images == tuple(frames)
+    assert samples(read("m3it", lines, halve_videos=True))[0].images == tuple(frames[::2])
+
+
+def test_m3it_makes_turns_of_a_visual_dialogue(tmp_path: Path) -> None:
+    dialogue = "Image Descriptions: a cat.\nQuestion: is it red?\nAnswer: yes\nQuestion: and big?\n"
+    record = {"instruction": "Go on.", "inputs": dialogue, "outputs": "no"}
+    broken = {**record, "inputs": dialogue.replace("\nAnswer: yes", "")}
+    nothing = {**record, "inputs": "Image Descriptions: a cat."}
+    records = [{**one, "image_base64_str": encoded(RED)} for one in (record, broken, nothing)]
+    lines = write_lines(tmp_path / "a.jsonl", records)
+    rows = read("m3it", lines)
+    assert isinstance(rows[0], Sample)
+    assert rows[0].parts == (
+        Image(0, "user"),
+        Text("\nis it red?", "user"),
+        Text("yes", "assistant"),
+        Text("and big?", "user"),
+        Text("no", "assistant"),
+    )
+    assert [reason for reason, _ in reasons(rows)] == ["broken record"] * 2
+    assert len(samples(read("m3it", lines, split_dialogs=False))) == 3
 
 
 def turns(answer: str = "a cat", prompt: str = "<image>\nWhat is it?") -> list[dict[str, str]]:

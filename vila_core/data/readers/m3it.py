@@ -1,8 +1,9 @@
 """M3IT: visual instructions with their images inside, as base64 (JSON lines or parquet).
 
-The prompt is `instruction` and `inputs`, joined as in VILA's released code, with one image and a
-line break each in front; the answer is `outputs`. VILA's conversion (`question`, `answer`, `image`)
-is read as well.
+As in VILA's released code: the prompt is `instruction` and `inputs`, joined, without the `<image>`
+tags that it may hold, and with every image and a line break in front; the answer is `outputs`; the
+prompts of visual-dialog, a whole dialogue each, become turns. VILA's conversion (`question`,
+`answer`, `image`) is read as well.
 """
 
 from __future__ import annotations
@@ -24,12 +25,15 @@ from vila_core.data.readers.records import (
     Broken,
     Filtered,
 )
-from vila_core.data.sample import Image, Part, Sample, Text, make_sample
+from vila_core.data.sample import IMAGE_TAG, Image, Part, Sample, Text, make_sample
 
 BROKEN_BASE64 = "broken base64"
 IMAGE_FIELDS = ("image_base64_str", "image_str", "image", "images")
 _DATA_URL = re.compile(r"data:[\w/+.-]*;base64,")
 _BLANKS = re.compile(r"\s+")
+_VIDEO_FRAMES = 8
+_DIALOG = "Image Descriptions"
+"""By this VILA's code knows a prompt of visual-dialog."""
 _META = ("id", "meta_data", "task", "dataset", "url")
 
 
@@ -42,6 +46,12 @@ class M3itOptions(Options):
     max_images: int = Field(
         default=8, ge=1, description="records with more are left out; 8 are a video's frames"
     )
+    halve_videos: bool = Field(
+        default=False, description="take every second of 8 images; a switch of VILA's code"
+    )
+    split_dialogs: bool = Field(
+        default=True, description="make turns of a visual-dialog prompt, whose last one is asked"
+    )
 
 
 def columns(options: Options) -> Sequence[frozenset[str]]:
@@ -50,7 +60,7 @@ def columns(options: Options) -> Sequence[frozenset[str]]:
 
 
 class Converter:
-    """Makes conversations of one turn. All images are in the records."""
+    """Makes conversations. All images are in the records."""
 
     def __init__(self, path: Path, images: Path | None, options: Options) -> None:
         assert isinstance(options, M3itOptions)
@@ -58,31 +68,50 @@ class Converter:
 
     def __call__(self, key: str, record: Any) -> Sample:
         """Return the conversation of a record."""
-        prompt, answer = _prompt(record, self._options.separator), _answer(record)
+        options = self._options
+        prompt, answer = _prompt(record, options.separator), _answer(record)
         values = _values(record)
-        if len(values) > self._options.max_images:
+        if len(values) > options.max_images:
             raise Filtered("max_images", f"{len(values)} images")
+        if options.halve_videos and len(values) == _VIDEO_FRAMES:
+            values = values[::2]
         images = [_image(value, f"image {number}") for number, value in enumerate(values, 1)]
+        turns = [(prompt, answer)]
+        if options.split_dialogs and _DIALOG in prompt:
+            turns = _dialog(prompt, answer)
         parts: list[Part] = []
         for number in range(len(images)):
-            before = "\n" if number else ""
-            parts += [*([Text(before, "user")] if before else []), Image(number, "user")]
-        parts.append(Text(f"\n{prompt}" if images else prompt, "user"))
-        parts.append(Text(answer, "assistant"))
+            parts += [Text("\n", "user")] if number else []
+            parts.append(Image(number, "user"))
+        for number, (question, reply) in enumerate(turns):
+            before = "\n" if images and not number else ""
+            parts += [Text(f"{before}{question}", "user"), Text(reply, "assistant")]
         meta = {name: record[name] for name in _META if record.get(name) is not None}
         return make_sample(key, "conversation" if images else "text-only", parts, images, meta)
 
 
 def _prompt(record: Any, separator: str) -> str:
     if isinstance(record, dict) and "instruction" not in record and "question" in record:
-        return get_text(record, "question")
-    pieces = [get(record, "instruction", str)]
-    if record.get("inputs") is not None:
-        pieces.append(get(record, "inputs", str))
-    text = separator.join(piece for piece in pieces if piece).strip()
-    if not text:
+        pieces = [get(record, "question", str)]
+    else:
+        pieces = [get(record, "instruction", str)]
+        if record.get("inputs") is not None:
+            pieces.append(get(record, "inputs", str))
+    text = separator.join(piece for piece in pieces if piece)
+    for tag in (f"{IMAGE_TAG}\n", f"\n{IMAGE_TAG}", IMAGE_TAG):
+        text = text.replace(tag, "")
+    if not text.strip():
         raise Broken(EMPTY_TEXT, "'instruction' and 'inputs'")
-    return text
+    return text.strip()
+
+
+def _dialog(prompt: str, answer: str) -> list[tuple[str, str]]:
+    """Return questions and answers of a dialogue, the last one's `answer`; what leads in goes."""
+    *turns, last = [turn.split("\nAnswer: ") for turn in prompt.split("\nQuestion: ")[1:]] or [[]]
+    pairs = [*turns, [*last, answer]]
+    if any(len(pair) != 2 or not all(text.strip() for text in pair) for pair in pairs):
+        raise Broken(BROKEN_RECORD, "a visual dialogue whose questions and answers don't alternate")
+    return [(question.strip(), reply.strip()) for question, reply in pairs]
 
 
 def _answer(record: dict[str, Any]) -> str:
