@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 MAX_PIXELS = 50_000_000
 """Larger images are refused before they are decoded: some 150 MB of pixels in RGB."""
+MAX_SIDE = 16_384
+"""So are those with a longer side: padded to a square, 8 x 6,000,000 pixels would be 100 TB."""
 MIN_SIDE = 8
 """Images with a shorter side below this many pixels are tracking dots and spacers."""
 FORMATS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif"}
@@ -99,6 +101,8 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
     width, height = image.size
     if width * height > max_pixels:
         raise BadImage(TOO_LARGE, f"{_size(image)} pixels; at most {max_pixels:,} in all")
+    if max(width, height) > MAX_SIDE:
+        raise BadImage(TOO_LARGE, f"{_size(image)} pixels; each side has at most {MAX_SIDE:,}")
     return image
 
 

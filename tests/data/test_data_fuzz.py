@@ -20,10 +20,11 @@ from tests.data.fuzz_corpora import MAKERS
 from tests.data.make import documents, noise, picture, write_corpus
 from vila_core.data.encode import Counts
 from vila_core.data.readers import READERS
+from vila_core.data.reencode import Reencode, shrunk
 from vila_core.data.sample import Sample, SetAside, make_sample
 from vila_core.data.shards import pack
 from vila_core.errors import UserError
-from vila_core.images import decode
+from vila_core.images import check, decode
 from vila_core.jsonio import dumps
 
 BATCH = 1000
@@ -42,6 +43,8 @@ def check_row(row: Sample | SetAside) -> None:
     assert row.meta["source"]
     for image in row.images:
         assert decode(image).mode == "RGB"
+        assert decode(image, at_least=4).mode == "RGB"
+        assert check(shrunk(image, Reencode(side=16))) == "jpg"
 
 
 def run(name: str, folder: Path, seed: int, count: int) -> tuple[int, int]:

@@ -66,6 +66,12 @@ def test_decompression_bombs_are_refused_by_their_header(side: int) -> None:
         decode(png_header(side, side))
 
 
+def test_ribbons_are_refused_before_they_become_squares() -> None:
+    assert check(picture(size=(16_384, 8))) == "png"
+    for size in ((16_385, 8), (8, 6_000_000)):
+        assert reason(png_header(*size)) == "too large"
+
+
 def test_limits_can_be_set() -> None:
     data = picture(size=(40, 20))
     assert reason(data, max_pixels=799) == "too large"
