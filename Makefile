@@ -29,7 +29,7 @@ $(VENV)/run.stamp: $(VENV)/pip.stamp pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/dev.stamp: $(VENV)/run.stamp
-	$(PIP) install -q $(PIP_ARGS) -c constraints.txt -e '.[train,lora,languages,dedupe,pipeline,eval,web,dev]'
+	$(PIP) install -q $(PIP_ARGS) -c constraints.txt -e '.[train,lora,languages,dedupe,pipeline,eval,web,versioning,dev]'
 	@touch $@
 
 setup: $(VENV)/dev.stamp  ## install everything for development into .venv

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import os
 import platform
@@ -21,6 +22,7 @@ from components.runtime.code import code_digest
 from vila_core.errors import AlreadyExists, StoreError, UserError, VilaError
 from vila_core.jsonio import digest
 from vila_core.store import Store
+from vila_ops.data.versions import pin
 from vila_ops.recipes import Recipe
 from vila_ops.view import RunView, TaskView, make_view
 
@@ -32,17 +34,24 @@ POLL_SECONDS = 0.05
 def create_run(
     store: Store, recipe: Recipe, *, runner: str, name: str | None, argv: Sequence[str]
 ) -> str:
-    """Write the record of a new run, and return its id. Raises UserError for an unusable name."""
+    """Write the record of a new run, and return its id.
+
+    Versions of data (`dvc:PATH@REV`) are resolved here: later steps read them by content. Raises
+    UserError for an unusable name, or a version that can't be found.
+    """
     name = name or recipe.name
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,60}", name):
         raise UserError(f"--name {name!r}: use letters, digits, '.', '_' and '-' (at most 61).")
     stages = sorted({task.stage for task in recipe.graph.tasks.values()})
+    configs, versions = pin(recipe.configs)
+    recipe = dataclasses.replace(recipe, configs=configs)
     codes = {stage: code_digest(stage_module(stage)).digest for stage in stages}
     run = {
         "name": name,
         "recipe": recipe.name,
         "config": recipe.resolved(),
         "config_digest": recipe.digest(),
+        "dvc": versions,
         "runner": runner,
         "code_digest": digest(codes),
         "argv": list(argv),

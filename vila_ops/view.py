@@ -71,6 +71,7 @@ class RunView:
     config: Mapping[str, Any]
     tasks: tuple[TaskView, ...]
     error: str = ""
+    dvc: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -107,6 +108,7 @@ class RunView:
             "code_digest": self.code_digest,
             "config_digest": self.config_digest,
             "data_versions": self.data_versions,
+            "dvc": {name: dict(version) for name, version in self.dvc.items()},
             "tasks": [task.as_json() for task in self.tasks],
             "metrics": self.metrics,
             "error": self.error or None,
@@ -115,7 +117,7 @@ class RunView:
     def as_row(self) -> dict[str, Any]:
         """Return what `vila runs --json` lists."""
         row = self.as_json()
-        for key in ("tasks", "config_digest", "data_versions"):
+        for key in ("tasks", "config_digest", "data_versions", "dvc"):
             del row[key]
         return row
 
@@ -136,6 +138,7 @@ def make_view(record: RunRecord) -> RunView:
         config=run["config"],
         tasks=tuple(_task(record, name, stage) for name, stage in run["tasks"]),
         error=end.get("error") or "",
+        dvc=run.get("dvc") or {},
     )
 
 

@@ -174,7 +174,7 @@ def test_an_object_that_was_changed_or_is_gone(server: FlakyS3, cache: ShardCach
     with pytest.raises(Damaged, match=r"it has more than 3,000 bytes"):
         cache.open(file)
     del server.objects["b"]
-    with pytest.raises(NotFound, match=r"s3://bucket/b: there is no such key"):
+    with pytest.raises(NotFound, match=r"s3://bucket/b: there is no such object"):
         cache.open(gone)
     assert files_in(cache) == set()
 

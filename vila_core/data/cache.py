@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from vila_core.errors import Damaged, StoreError, Unreachable, UserError
+from vila_core.errors import Damaged, NotFound, StoreError, Unreachable, UserError
 from vila_core.store import Store, open_store
 from vila_core.store.artifacts import cache_folder
 
@@ -31,7 +31,8 @@ _UNITS = {"": 1, **{f"{unit}iB": 2 ** (10 * n) for n, unit in enumerate("KMGT", 
 class RemoteFile:
     """A file in a store, and what its content must be. `size` is None where nobody wrote it down.
 
-    `name` is what people call it, where the key is only a digest.
+    `name` is what people call it, where the key is only a digest; `fix` helps when the object is
+    not what it must be.
     """
 
     store: str
@@ -39,6 +40,7 @@ class RemoteFile:
     sha256: str
     size: int | None = None
     name: str | None = None
+    fix: str = "bring the object back, or prepare the corpus again under another name."
 
     @property
     def uri(self) -> str:
@@ -124,6 +126,8 @@ class ShardCache:
         for attempt in range(1, self._attempts + 1):
             try:
                 return self._download(file, place, part, stop)
+            except NotFound:
+                raise NotFound(f"{file.uri}: there is no such object.\n  fix: {file.fix}") from None
             except Damaged:
                 changed += 1
                 if changed == 2:  # the first may have been the network's fault
@@ -169,8 +173,7 @@ class ShardCache:
             differs = f"it has {more}{told:,} bytes, not {file.size:,}"
         raise Damaged(
             f"{file.uri}: is not what the corpus's manifest says: {differs}. The object was "
-            "changed or damaged after the corpus was written.\n"
-            "  fix: bring the object back, or prepare the corpus again under another name."
+            f"changed or damaged after the corpus was written.\n  fix: {file.fix}"
         )
 
     def _make_room(self, part: Path, file: RemoteFile) -> None:

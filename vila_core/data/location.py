@@ -92,10 +92,17 @@ class InStore(Location):
 def locate(location: str | Path | Location) -> Location:
     """Return the location: `s3://…` and `file://…` through the shard cache, a path in place.
 
-    Raises UserError for another scheme.
+    `dvc:PATH@REV` and `dvc+s3://…#<md5>.dir` are versions, through the cache too. Raises UserError
+    for another scheme.
     """
     if isinstance(location, Location):
         return location
+    if isinstance(location, str) and location.startswith(("dvc:", "dvc+")):
+        from vila_core.data.dvc_remote import InDvc
+        from vila_core.data.versions import SCHEME, resolve
+
+        pinned = resolve(location).address if location.startswith(SCHEME) else location
+        return InDvc.parse(pinned)
     if isinstance(location, Path) or "://" not in location:
         return Folder(Path(location).expanduser())
     open_store(location)  # tells of a wrong scheme, or of credentials that are missing

@@ -10,7 +10,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
@@ -43,7 +43,7 @@ class TrainingConfig(Frozen):
     data: str | None = Field(
         default=None,
         description="where the corpora are instead of in the data of the prepare task: a folder, "
-        "or s3://bucket/prefix, read through the shard cache",
+        "or, streamed through the shard cache, s3://bucket/prefix or dvc:PATH@REV",
     )
     shuffle_shards: int | None = Field(
         default=None,
@@ -101,11 +101,19 @@ class TrainingConfig(Frozen):
                 raise ValueError(f"max_epochs.{name}: {limit} is no number of epochs above zero")
         return self
 
+    def cache_key(self) -> dict[str, Any]:
+        """Return the resolved config; of a version's address, only what names the content."""
+        key = super().cache_key()
+        if self.data is not None and self.data.startswith("dvc+"):
+            key["data"] = self.data.partition("#")[2]
+        return key
+
     def outside(self) -> list[Path | str]:
-        """Return where the corpora are, when they are not in the data of the prepare task."""
-        if self.data is None:
+        """Return where the corpora are, unless in the data of prepare or named by content."""
+        if self.data is None or self.data.startswith("dvc+"):
             return []
-        return [self.data if "://" in self.data else Path(self.data).expanduser()]
+        remote = "://" in self.data or self.data.startswith("dvc:")
+        return [self.data if remote else Path(self.data).expanduser()]
 
 
 def train_model(

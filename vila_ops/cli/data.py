@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from vila_ops.cli import data_versions
 from vila_ops.cli.options import JsonOption, StoreOption, store_uri
 
 app = typer.Typer(help="Prepare corpora, look at them, version them.", no_args_is_help=True)
@@ -123,3 +124,7 @@ def takedown(
         typer.echo(dumps(found.as_json()))
         return
     told.print_takedown(found)
+
+
+for version_command in data_versions.COMMANDS:
+    app.command()(version_command)
