@@ -10,6 +10,7 @@ from vila_core.data.readers.folder import MISSING_IMAGE as MISSING_IMAGE
 from vila_core.data.readers.folder import ImageFolder as ImageFolder
 from vila_core.data.readers.folder import checked as checked
 from vila_core.data.readers.folder import image_folder as image_folder
+from vila_core.data.readers.lines import Line
 from vila_core.data.readers.records import BROKEN_RECORD, Broken, Filtered, Record
 from vila_core.data.readers.sound import not_utf8, shown, sound
 from vila_core.data.sample import Sample, SetAside
@@ -70,8 +71,10 @@ def converted(
     try:
         if record.broken:
             raise record.broken
-        made = convert(f"{corpus}/{shard}/{record.number:06d}", record.value)
-        meta = _meta(record, licence)
+        value = record.value.parsed() if isinstance(record.value, Line) else record.value
+        made = convert(f"{corpus}/{shard}/{record.number:06d}", value)
+        own = licence_of(value) or licence
+        meta = {"source": shown(record.where), **({"licence": own} if own else {})}
         if isinstance(made, Sample):
             return [finish(sound(made, meta))]
         if not made:
@@ -88,11 +91,6 @@ def _finished(corpus: str, finish: Callable[[Sample], Sample], sample: Sample) -
         return finish(sample)
     except Filtered as error:
         return SetAside(corpus, sample.key, error.reason, shown(error.detail), "rule")
-
-
-def _meta(record: Record, licence: str | None) -> dict[str, Any]:
-    own = licence_of(record.value) or licence
-    return {"source": shown(record.where), **({"licence": own} if own else {})}
 
 
 def licence_of(record: Any) -> str | None:

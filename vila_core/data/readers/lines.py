@@ -11,6 +11,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -35,8 +36,22 @@ UNREADABLE = (
 _BLOCK = 2**20
 
 
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of JSON, not parsed yet: that is done where the sample is made, in any process."""
+
+    data: bytes
+
+    def parsed(self) -> Any:
+        """Return the value. Raises Broken when it isn't one."""
+        try:
+            return json.loads(self.data.decode("utf-8-sig").rstrip())
+        except (ValueError, RecursionError) as error:
+            raise Broken(BROKEN_JSON, problem(error)) from None
+
+
 def json_lines(path: Path, name: str) -> Iterator[Record]:
-    """Yield a record per line that isn't blank. Numbers count all lines.
+    """Yield a record per line that isn't blank, its value a `Line`. Numbers count all lines.
 
     Raises UserError, OSError or one of UNREADABLE for the file as a whole.
     """
@@ -48,10 +63,7 @@ def json_lines(path: Path, name: str) -> Iterator[Record]:
                 limit = f"a line of more than {MAX_RECORD_BYTES:,} bytes"
                 yield Record(number, where, None, Broken("record too large", limit))
             elif line.strip():
-                try:
-                    yield Record(number, where, json.loads(line.decode("utf-8-sig").rstrip()))
-                except (ValueError, RecursionError) as error:
-                    yield Record(number, where, None, Broken(BROKEN_JSON, problem(error)))
+                yield Record(number, where, Line(line))
 
 
 def refuse_other_encodings(start: bytes, path: Path) -> None:
