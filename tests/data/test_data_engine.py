@@ -18,17 +18,22 @@ from PIL import Image as Pillow
 
 from tests.data.make import noise, picture, write_images, write_lines
 from tests.data.test_data_prepare import Told, config, tree
+from tests.data.test_dedupe_evalsets import write_set
+from vila_core.config import validate
 from vila_core.data import pool
 from vila_core.data.corpus import Corpus
+from vila_core.data.dedupe import EvalItem, recheck
 from vila_core.data.reencode import Reencode, shrunk
-from vila_core.errors import VilaError
+from vila_core.errors import UserError, VilaError
 from vila_core.miniature.words import write_tokenizer
 from vila_core.stages import prepare
+from vila_core.stages.evalsets import eval_items
+from vila_core.stages.prepare import CorpusConfig
 
 
 @pytest.fixture(scope="module")
 def setting(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """150 documents of up to three images, every tenth broken, and 100 text-only records."""
+    """150 documents of up to three images, some twice, 15 broken, and 100 text-only records."""
     folder = tmp_path_factory.mktemp("corpora")
     write_tokenizer(folder / "lm")
     write_images(folder / "mmc4/images", {f"{n}.png": picture((n, 0, 9)) for n in range(90)})
@@ -86,10 +91,14 @@ def test_the_report_accounts_for_every_record(
     prepare.run(config(**setting), {}, tmp_path)
     report = json.loads((tmp_path / "data/report.json").read_text())["corpora"]
     assert report["mmc4"]["read"] == 150
-    assert report["mmc4"]["kept"] == 135
-    assert report["mmc4"]["set_aside"] == {"broken JSON": 15}
-    assert report["mmc4"]["groups"] == {"broken": 15}
+    assert report["mmc4"]["kept"] == 98
+    assert report["mmc4"]["set_aside"] == {"duplicate": 37, "broken JSON": 15}
+    assert report["mmc4"]["groups"] == {"broken": 15, "duplicate": 37}
+    assert report["mmc4"]["examples"]["duplicate"][0]["detail"].startswith(
+        "has the content of mmc4/"
+    )
     rows = (tmp_path / "data/set_aside.jsonl").read_text().splitlines()
+    rows = [row for row in rows if "broken JSON" in row]
     assert len(rows) == 15
     assert json.loads(rows[0]) == {
         "source": "mmc4",
@@ -157,7 +166,7 @@ def test_other_settings_start_over(setting: dict[str, Any], tmp_path: Path) -> N
     told = Told()
     prepare.run(config(**{**setting, "shard_samples": 50}), {}, tmp_path, told)
     assert "going on after an interrupted attempt" not in told.lines
-    assert len(Corpus.open(tmp_path / "data/corpora/mmc4").manifest["shards"]) == 3
+    assert len(Corpus.open(tmp_path / "data/corpora/mmc4").manifest["shards"]) == 2
 
 
 _KILLED = """
@@ -262,3 +271,110 @@ def test_excluded_samples_are_left_out_and_counted(setting: dict[str, Any], tmp_
     assert corpus.key(3) == "flan/a/000004"  # the others keep their keys
     with pytest.raises(KeyError):
         corpus.find("flan/a/000003")
+
+
+def test_rules_are_counted_by_name_and_survive_a_restart(
+    setting: dict[str, Any], tmp_path: Path
+) -> None:
+    raw = tmp_path / "raw"
+    large, small = picture(size=(40, 40)), picture(size=(16, 16))
+    write_images(raw / "images", {"a.png": large, "b.png": small, "c.png": noise(form="PNG")})
+    block = [
+        [("a.png", 0.3), ("b.png", 0.1)],  # b is left out
+        [("b.png", 0.3)],  # too small
+        [("a.png", 0.3)],  # the second with a
+        [("a.png", 0.3)],  # and the third: too many
+        [("c.png", 0.3)],
+        [("a.png", 0.1)],  # no image is left
+    ]
+    documents = [
+        {
+            "text_list": [f"S{number}"],
+            "image_info": [
+                {"image_name": name, "matched_text_index": 0, "matched_sim": similarity}
+                for name, similarity in images
+            ],
+        }
+        for number, images in enumerate(block * 10)
+    ]
+    write_lines(raw / "docs.jsonl", documents)
+    corpus = {
+        "name": "mmc4",
+        "format": "mmc4",
+        "path": str(raw),
+        "options": {"min_similarity": 0.2, "min_images": 1},
+        "rules": {"min_side": 30, "max_samples_per_image": 2},
+    }
+    changed = {**setting, "corpora": [corpus], "shard_samples": 1, "max_set_aside": 0.0}
+    prepare.run(config(**changed), {}, tmp_path / "a")
+    report = json.loads((tmp_path / "a/data/report.json").read_text())["corpora"]["mmc4"]
+    assert (report["read"], report["kept"], report["groups"]) == (60, 4, {"rule": 56})
+    assert report["set_aside"] == {"max_samples_per_image": 36, "min_images": 10, "min_side": 10}
+    assert report["left_out"] == {"min_similarity": 1}
+    assert report["examples"]["min_side"][0] == {
+        "where": "docs.jsonl:2",
+        "detail": "16 pixels, at least 30",
+    }
+    assert report["examples"]["max_samples_per_image"][0]["where"] == "mmc4/docs/000003"
+    again = tmp_path / "b"
+    with pytest.raises(Stopped):
+        prepare.run(config(**changed), {}, again, StopsAt(0, 30))
+    prepare.run(config(**changed), {}, again)
+    assert tree(again / "data") == tree(tmp_path / "a/data")
+
+
+def test_a_preset_is_named_in_the_recipe(tmp_path: Path) -> None:
+    corpus = {"name": "mmc4", "format": "mmc4", "path": "x", "rules": {"preset": "openflamingo"}}
+    CorpusConfig.model_validate(corpus)
+    for rules, words in (
+        ({"preset": "flamingo"}, "'flamingo' is not one of ablation-images-first"),
+        ({"min_sid": 3}, "rules.min_sid is not an option: did you mean 'min_side'"),
+    ):
+        with pytest.raises(UserError, match=words):
+            validate(CorpusConfig, {**corpus, "rules": rules}, where="recipe.yaml")
+
+
+def test_what_stands_in_an_evaluation_set_is_kept_out_of_training(
+    setting: dict[str, Any], tmp_path: Path
+) -> None:
+    write_set(tmp_path / "eval")  # asks about the images noise(1) and noise(2)
+    raw = tmp_path / "raw"
+    write_images(raw / "images", {f"{n}.jpg": noise(n) for n in range(6)})
+    rows = [
+        {
+            "text_list": [f"S{n}"],
+            "image_info": [{"image_name": f"{n}.jpg", "matched_text_index": 0}],
+        }
+        for n in range(6)
+    ]
+    write_lines(raw / "docs.jsonl", rows)
+    corpora = [
+        {"name": "mmc4", "format": "mmc4", "path": str(raw)},
+        {"name": "again", "format": "mmc4", "path": str(raw)},
+    ]
+    values = {**setting, "corpora": corpora, "eval": str(tmp_path / "eval"), "shard_samples": 2}
+    values["max_set_aside"] = 0.0
+    with pytest.raises(UserError, match=r"corpus 'again' .*: not one sample is left"):
+        prepare.run(config(**values), {}, tmp_path / "a")
+    flan = setting["corpora"][1]
+    values["corpora"] = [corpora[0], flan, {**corpora[0], "name": "more", "path": str(tmp_path)}]
+    write_lines(tmp_path / "more.jsonl", [*rows[:4], {"text_list": ["new"], "image_info": []}])
+    values["corpora"][2] |= {"path": str(tmp_path / "more.jsonl"), "images": str(raw / "images")}
+    prepare.run(config(**values), {}, tmp_path / "b")
+    report = json.loads((tmp_path / "b/data/report.json").read_text())["corpora"]
+    assert report["mmc4"]["groups"] == {"contaminated": 2}
+    (example,) = report["mmc4"]["examples"].values()
+    assert example[0]["where"] == "mmc4/docs/000001"
+    assert "bench" in example[0]["detail"]
+    # What another corpus has is a duplicate, also when that corpus was done before a restart.
+    assert report["more"]["groups"] == {"contaminated": 2, "duplicate": 2}
+    with pytest.raises(Stopped):
+        prepare.run(config(**values), {}, tmp_path / "c", StopsAt(2, 0))
+    prepare.run(config(**values), {}, tmp_path / "c")
+    assert tree(tmp_path / "c/data") == tree(tmp_path / "b/data")
+    # The signatures that were kept suffice to find what a later evaluation set asks.
+    folders = [tmp_path / "b/data/corpora" / name for name in ("mmc4", "more")]
+    same = recheck(folders, eval_items(tmp_path / "eval"))
+    assert (same.samples, same.found) == (5, 0)
+    later = recheck(folders, {"later": [EvalItem("later/0", ("red?", "S4"), (noise(4),))]})
+    assert [finding.key for finding in later.examples] == ["mmc4/docs/000004"]

@@ -144,6 +144,7 @@ def corpora(tmp_path: Path) -> dict[str, Any]:
     return {
         "source": "corpora",
         "tokenizer": str(tmp_path / "lm"),
+        "dedupe": {"exact": False, "near": False, "decontaminate": "off"},
         "corpora": [
             {"name": "flan", "format": "flan", "path": str(tmp_path / "flan"), "template": "plain"},
             {
@@ -270,7 +271,7 @@ CORPUS = {"name": "a", "format": "mmc4", "path": "x"}
         ),
         (
             {"corpora": [{**CORPUS, "options": {"max_image": 3}}]},
-            "options.max_image is not an option: format 'mmc4' has max_images, min_similarity",
+            "options.max_image is not an option: did you mean 'max_images'? format 'mmc4' has",
         ),
         ({"corpora": [{**CORPUS, "options": {"max_images": 0}}]}, "greater than or equal to 1"),
         (

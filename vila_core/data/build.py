@@ -6,9 +6,16 @@ import contextlib
 import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from vila_core.data import journal, pool
+from vila_core.data.admission import Admission
+from vila_core.data.dedupe import FILE_NAME as SIGNATURES
+from vila_core.data.dedupe import Judge, Signatures
+from vila_core.data.dedupe.table import MANIFEST_KEY
+from vila_core.data.index import FILE_NAME as INDEX
+from vila_core.data.index import Index
 from vila_core.data.journal import Journal, Position
 from vila_core.data.readers import Selection, reader_of, selected
 from vila_core.data.readers.files import CorpusFile, RecordFile
@@ -17,10 +24,9 @@ from vila_core.data.report import CorpusReport
 from vila_core.data.sample import SetAside
 from vila_core.data.shards import MANIFEST, ShardLimits, ShardWriter
 from vila_core.data.supervision import Supervision
-from vila_core.data.work import Chunk, Made, Work, Worker
+from vila_core.data.work import Chunk, Done, Made, Work, Worker
 from vila_core.jsonio import read_object
 
-EXCLUDED = "excluded"
 _MOST_COUNTED = 2**30
 """Bytes of JSON lines that are counted before they are read: a second or so."""
 _CHUNK = 32
@@ -36,15 +42,16 @@ def build_corpus(
     shards: ShardLimits,
     workers: int = 1,
     exclude: frozenset[str] = frozenset(),
+    judge: Judge | None = None,
     told: Callable[[int, int], None] = lambda records, of: None,
 ) -> CorpusReport:
     """Read a corpus, count its tokens with its template, and write shards and index to `folder`.
 
-    The bytes written depend on the corpus and on `work`, `shards` and `exclude` (sample keys to
-    leave out), not on `workers`, nor on how often the work was killed: with the same `notes`, a
-    folder of its own, it goes on after the last shard. `told` hears how many records are done, and
-    of how many (0: not known). Raises UserError for a corpus or a file of it that can't be read at
-    all; single broken records are counted in the report and listed in
+    The bytes written depend on the corpus and on `work`, `shards`, `exclude` (sample keys to leave
+    out) and what `judge` knows already, not on `workers`, nor on how often the work was killed:
+    with the same `notes`, a folder of its own, it goes on after the last shard. `told` hears how
+    many records are done, and of how many (0: not known). Raises UserError for a corpus or a file
+    of it that can't be read at all; single broken records are counted in the report and listed in
     `journal.set_aside_file(notes)`.
     """
     source = work.source
@@ -52,10 +59,19 @@ def build_corpus(
     if (state := journal.done(notes)) is not None:
         report.restore(state)
         report.manifest = read_object(folder / MANIFEST)
+        if judge is not None and (folder / SIGNATURES).exists():
+            judge.restore_many(
+                Index.load(folder / INDEX).keys(source.name), Signatures.load(folder / SIGNATURES)
+            )
         return report
     reader = reader_of(source.format)
     files, selection = reader.find(source.path, source.options or reader.options())
     log = Journal(notes)
+    admission = Admission(
+        source.name, judge=judge, dedupe=work.dedupe, rules=source.rules, exclude=exclude
+    )
+    for number, part in enumerate(log.parts):
+        admission.restore(notes, number, part.rows.keys(source.name))
     if log.parts:
         report.restore(log.state)
     of = _number(files, selection)
@@ -66,16 +82,24 @@ def build_corpus(
     )
     with writer, contextlib.closing(log):
         for number, done in enumerate(pool.do(chunks, worker, work, workers), start.chunk):
-            for record, found in enumerate(done.records[start.record :], start.record):
-                if not start.sample:
+            places = list(_places(number, done, start))
+            answers = admission.admit([row for _, row in places])
+            for (place, _), answer in zip(places, answers, strict=True):
+                if place.sample == 0:
                     report.records += 1
-                    report.extra += len(found) - 1
-                for sample, one in enumerate(found[start.sample :], start.sample):
-                    if _take(one, exclude, writer, report, log):
-                        after = Position(number, record, sample + 1)
-                        log.add(writer.part(), after, report.state())
-                start = Position()
-            start = Position()  # also when nothing was left of the chunk
+                    report.extra += len(done.records[place.record]) - 1
+                report.reported += answer.passed
+                if isinstance(answer.row, SetAside):
+                    report.set_aside(answer.row)
+                    log.set_aside(answer.row)
+                    continue
+                report.keep(answer.row)
+                admission.keep(answer.row)
+                if writer.append(answer.row.packed):
+                    admission.save(notes, len(log.parts))
+                    after = replace(place, sample=place.sample + 1)
+                    log.add(writer.part(), after, report.state())
+            start = Position()
             told(report.records, of)
         if selection is not None:
             report.not_sampled = sum(count_records(file)[0] for file in files) - report.records
@@ -84,28 +108,27 @@ def build_corpus(
             format=source.format,
             set_aside=report.num_set_aside,
             **_facts(work, worker),
+            **_signatures(admission, folder),
         )
         report.check()
         log.finish(report.state())
     return report
 
 
-def _take(
-    one: Made | SetAside,
-    exclude: frozenset[str],
-    writer: ShardWriter,
-    report: CorpusReport,
-    log: Journal,
-) -> bool:
-    """Put one sample into the shard, or set it aside. Returns whether that closed the shard."""
-    if isinstance(one, Made) and one.packed.key in exclude:
-        one = SetAside(report.name, one.packed.key, EXCLUDED, "named by `exclude`", "rule")
-    if isinstance(one, SetAside):
-        report.set_aside(one)
-        log.set_aside(one)
-        return False
-    report.keep(one)
-    return writer.append(one.packed)
+def _places(chunk: int, done: Done, start: Position) -> Iterator[tuple[Position, Made | SetAside]]:
+    """Yield what came of a chunk with its place in it, from `start` on."""
+    for record, found in enumerate(done.records):
+        for sample, row in enumerate(found):
+            if (record, sample) >= (start.record, start.sample):
+                yield Position(chunk, record, sample), row
+
+
+def _signatures(admission: Admission, folder: Path) -> dict[str, object]:
+    path = folder / SIGNATURES
+    if not admission.finish(path):
+        return {}
+    with path.open("rb") as file:
+        return {MANIFEST_KEY: hashlib.file_digest(file, "sha256").hexdigest()}
 
 
 def _number(files: Sequence[RecordFile], selection: Selection | None) -> int:

@@ -54,6 +54,14 @@ class Index:
     num_images: np.ndarray  # (N,) int32
     digest: np.ndarray  # (N, 32) uint8, sha256 of the content
 
+    def keys(self, corpus: str) -> list[str]:
+        """Return the sample keys of all rows."""
+        shards = self.key_shards.tolist()
+        return [
+            f"{corpus}/{shards[shard]}/{number:06d}"
+            for shard, number in zip(self.key_shard.tolist(), self.key_index.tolist(), strict=True)
+        ]
+
     def save(self, path: Path) -> None:
         """Write the arrays. Equal indexes give equal bytes."""
         with path.open("wb") as file:

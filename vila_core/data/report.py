@@ -27,11 +27,15 @@ class CorpusReport:
     reasons: Counter[str] = field(default_factory=Counter)
     groups: Counter[Group] = field(default_factory=Counter)
     examples: dict[str, list[dict[str, str]]] = field(default_factory=dict)
+    reported: Counter[str] = field(default_factory=Counter)
+    """Samples kept although they stand in an evaluation set (`decontaminate: report`)."""
+    left_out: Counter[str] = field(default_factory=Counter)  # images out of kept samples, by rule
 
     def keep(self, made: Made) -> None:
         """Count a sample that is in the shards."""
         self.kept += 1
         self.supervision.keep(made.kind, made.counts)
+        self.left_out.update(made.left_out)
 
     def set_aside(self, row: SetAside) -> None:
         """Count a record or sample that is not."""
@@ -57,8 +61,13 @@ class CorpusReport:
 
     @property
     def broken_share(self) -> float:
-        """Broken records among broken and kept ones."""
-        return self.broken / max(self.broken + self.kept, 1)
+        """Broken records among all that were looked at."""
+        return self.broken / max(self.looked_at, 1)
+
+    @property
+    def looked_at(self) -> int:
+        """Samples, and records that are none: all but what sampling left out."""
+        return self.kept + self.num_set_aside
 
     def check(self) -> None:
         """Raise AssertionError unless every record is accounted for."""
@@ -77,6 +86,8 @@ class CorpusReport:
             "set_aside": dict(ordered),
             "groups": dict(sorted(self.groups.items())),
             "examples": self.examples,
+            "contaminated_kept": dict(sorted(self.reported.items())),
+            "left_out": dict(sorted(self.left_out.items())),
             "supervision": self.supervision.to_json(),
             **{name: self.manifest[name] for name in ("text_tokens", "supervised", "images")},
         }
@@ -88,6 +99,8 @@ class CorpusReport:
             "reasons": dict(self.reasons),
             "groups": dict(self.groups),
             "examples": self.examples,
+            "reported": dict(self.reported),
+            "left_out": dict(self.left_out),
             "kinds": {kind: vars(tally) for kind, tally in self.supervision.kinds.items()},
             "supervision_examples": self.supervision.examples,
         }
@@ -96,6 +109,7 @@ class CorpusReport:
         """Go on from what `state` returned."""
         self.records, self.not_sampled, self.extra, self.kept = state["counts"]
         self.reasons, self.groups = Counter(state["reasons"]), Counter(state["groups"])
-        self.examples = state["examples"]
+        self.reported = Counter(state["reported"])
+        self.examples, self.left_out = state["examples"], Counter(state["left_out"])
         self.supervision.kinds = {kind: Tally(**row) for kind, row in state["kinds"].items()}
         self.supervision.examples = state["supervision_examples"]

@@ -6,16 +6,21 @@ Nothing here depends on another chunk, so chunks can be done anywhere and in any
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vila_core.data.chat import TemplateRefuses
+from vila_core.data.dedupe import DedupeConfig, Signature, Signer
 from vila_core.data.encode import Counts, Encoder
 from vila_core.data.readers import reader_of
 from vila_core.data.readers.common import Options, converted, prove
 from vila_core.data.readers.files import Record
 from vila_core.data.reencode import Reencode, reencoded
+from vila_core.data.repeats import Prints, Repeats
+from vila_core.data.repeats import prints as prints_of
+from vila_core.data.rules import Rules
 from vila_core.data.sample import Kind, Sample, SetAside
 from vila_core.data.shards import Packed, pack
 from vila_core.data.tokenizer import load_tokenizer
@@ -41,6 +46,7 @@ class CorpusSource:
     max_set_aside: float = 0.05
     licence: str | None = None
     reencode: Reencode | None = None
+    rules: Rules = field(default_factory=Rules)
 
     def __reduce__(self) -> tuple[object, ...]:
         """Let the other process find the format first: the class of its options may be there."""
@@ -81,6 +87,7 @@ class Work:
     source: CorpusSource
     tokenizer: Path
     limits: SampleLimits
+    dedupe: DedupeConfig | None = None
 
 
 @dataclass(frozen=True)
@@ -98,6 +105,9 @@ class Made:
     packed: Packed
     kind: Kind
     counts: Counts
+    signature: Signature | None = None  # where duplicates are looked for
+    prints: Prints | None = None  # where rules count over samples
+    left_out: Mapping[str, int] = field(default_factory=dict)  # images, by the rule against them
 
 
 @dataclass(frozen=True)
@@ -123,19 +133,29 @@ class Worker:
             tokenizer = load_tokenizer(work.tokenizer)
             encoder = Encoder(tokenizer, "plain", image_token_id=0, tokens_per_image=1)
         self.encoder = encoder.with_template(source.template)
+        self._signer = Signer(work.dedupe) if work.dedupe else None
+        self._prints = Repeats(source.rules).on
+        self._found: dict[str, tuple[Signature | None, Prints | None]] = {}  # by key
 
     def __call__(self, chunk: Chunk) -> Done:
         """Return what became of every record, in order."""
         name = self._work.source.name
         rows: list[tuple[Made | SetAside, ...]] = []
         for record in chunk.records:
+            self._found.clear()
             found = converted(name, chunk.shard, record, self._convert, self._finish, self.licence)
             rows.append(tuple(self._made(one) for one in found))
         return Done(tuple(rows))
 
     def _finish(self, sample: Sample) -> Sample:
+        """Apply the rules, hash, bring images into shape: the first two see the original."""
         source = self._work.source
-        return reencoded(sample, source.reencode) if source.reencode else prove(sample)
+        source.rules.check(sample)
+        if not source.reencode:
+            prove(sample)
+        signature = self._signer(sample) if self._signer else None
+        self._found[sample.key] = signature, prints_of(sample) if self._prints else None
+        return reencoded(sample, source.reencode) if source.reencode else sample
 
     def _made(self, sample: Sample | SetAside) -> Made | SetAside:
         if isinstance(sample, SetAside):
@@ -154,4 +174,6 @@ class Worker:
             return set_aside(OVER_LIMIT, over, "limit")
         if counts.supervised == 0:
             return set_aside(NO_TEXT, f"{counts.text_tokens} tokens, none supervised")
-        return Made(pack(sample, counts), sample.kind, counts)
+        signature, prints = self._found[sample.key]
+        left_out = sample.meta.get("left_out", {})
+        return Made(pack(sample, counts), sample.kind, counts, signature, prints, left_out)

@@ -9,92 +9,24 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from vila_core.config import Frozen
-from vila_core.data.readers import code_file, reader_of
-from vila_core.data.reencode import Reencode
-from vila_core.data.templates import NAMES
+from vila_core.data.dedupe.config import DedupeConfig
+from vila_core.data.readers import code_file
 from vila_core.errors import UserError
 from vila_core.fingerprint import fingerprint
 from vila_core.jsonio import digest, dumps
 from vila_core.miniature.config import WorldConfig
+from vila_core.stages._corpora import CorpusConfig, Limits, source_of
 from vila_core.types import QUIET, Reporter, StageResult
 
 if TYPE_CHECKING:
+    from vila_core.data.dedupe import Judge
     from vila_core.data.report import CorpusReport
     from vila_core.data.work import CorpusSource, Work, Worker
-
-_NAME = r"^[a-z0-9][a-z0-9_-]*$"
-
-
-class CorpusConfig(Frozen):
-    """One corpus to read."""
-
-    name: str = Field(pattern=_NAME, description="first part of its sample keys, for life")
-    format: str = Field(
-        description="how it is published: mmc4, coyo, llava, …, or your own as my_corpus.py:READER"
-    )
-    path: str = Field(description="the file, or a folder of files")
-    images: str | None = Field(
-        default=None, description="image folder; default: `images` beside the file"
-    )
-    template: str | None = Field(
-        None, description="how samples are written out; default: by format"
-    )
-    options: dict[str, Any] = Field(default_factory=dict, description="the format's own options")
-    licence: str | None = Field(
-        default=None, description="kept with every sample that doesn't bring its own"
-    )
-    reencode: Reencode | None = Field(
-        default=None, description="write images at training resolution; default: as they are"
-    )
-    max_set_aside: float | None = Field(
-        None, ge=0, le=1, description="instead of the stage's share"
-    )
-
-    @field_validator("format")
-    @classmethod
-    def _known_format(cls, value: str) -> str:
-        try:
-            reader_of(value)
-        except UserError as error:
-            raise ValueError(str(error)) from None
-        return value
-
-    @field_validator("template")
-    @classmethod
-    def _known_template(cls, value: str | None) -> str | None:
-        if value is not None and value not in NAMES:
-            raise ValueError(f"known templates are {', '.join(NAMES)}")
-        return value
-
-    @model_validator(mode="after")
-    def _options_of_the_format(self) -> CorpusConfig:
-        reader = reader_of(self.format)
-        known = reader.options.model_fields
-        for name in self.options:
-            if name not in known:
-                have = f"has {', '.join(known)}" if known else "has none"
-                raise ValueError(f"options.{name} is not an option: format '{self.format}' {have}")
-        reader.options.model_validate(self.options)
-        if not (self.template or reader.template):
-            raise ValueError(f"format '{self.format}' has samples of any kind: set `template`")
-        return self
-
-
-class Limits(Frozen):
-    """The largest samples to keep; larger ones are set aside, never cut."""
-
-    max_tokens: int | None = Field(
-        default=None, ge=1, description="tokens per sample, images included"
-    )
-    max_images: int | None = Field(default=None, ge=0, description="images per sample")
-    tokens_per_image: int = Field(
-        default=0, ge=0, description="what an image counts for max_tokens"
-    )
 
 
 class Config(Frozen):
@@ -117,6 +49,11 @@ class Config(Frozen):
     )
     exclude: str | None = Field(
         default=None, description="file of sample keys to leave out, one per line (takedowns)"
+    )
+    dedupe: DedupeConfig | None = Field(
+        default=None,
+        description="duplicates and samples of evaluation sets; default: DedupeConfig's own, and "
+        "nothing for the miniature world",
     )
     limits: Limits = Field(default=Limits())
     max_set_aside: float = Field(
@@ -150,6 +87,14 @@ class Config(Frozen):
                 raise ValueError(f"two corpora are named '{name}'")
         return self
 
+    def chosen_dedupe(self) -> DedupeConfig | None:
+        """Return what is compared, or None where nothing is."""
+        if self.dedupe is None:
+            # The miniature world's pictures look alike, its few words repeat by chance.
+            return None if self.source == "miniature" else DedupeConfig()
+        nothing = not self.dedupe.finds_duplicates and self.dedupe.decontaminate == "off"
+        return None if nothing else self.dedupe
+
     def outside(self) -> list[Path]:
         """Return what is read: corpora, images, own formats, tokenizer and evaluation sets."""
         named: list[str | Path | None] = [self.tokenizer, self.eval, self.exclude]
@@ -175,10 +120,10 @@ def run(
         sources = _write_miniature(config, raw, report)
         tokenizer, evals = raw / "tokenizer", raw / "eval"
     else:
-        sources = [_source(corpus, config) for corpus in config.corpora]
+        sources = [source_of(corpus, config.max_set_aside) for corpus in config.corpora]
         tokenizer = Path(str(config.tokenizer)).expanduser()
         evals = Path(config.eval).expanduser() if config.eval else None
-    reports = _build(config, sources, tokenizer, data, notes, report)
+    reports = _build(config, sources, tokenizer, evals, data, notes, report)
     if evals is not None:
         _copy_evals(evals, data / "eval")
     if config.keep_raw and raw.exists():
@@ -220,28 +165,11 @@ def _write_miniature(config: Config, raw: Path, report: Reporter) -> list[Corpus
     ]
 
 
-def _source(corpus: CorpusConfig, config: Config) -> CorpusSource:
-    from vila_core.data.work import CorpusSource
-
-    reader = reader_of(corpus.format)
-    share = config.max_set_aside if corpus.max_set_aside is None else corpus.max_set_aside
-    return CorpusSource(
-        corpus.name,
-        corpus.format,
-        Path(corpus.path).expanduser(),
-        Path(corpus.images).expanduser() if corpus.images else None,
-        template=corpus.template or reader.template,
-        options=reader.options.model_validate(corpus.options),
-        max_set_aside=share,
-        licence=corpus.licence,
-        reencode=corpus.reencode,
-    )
-
-
 def _build(
     config: Config,
     sources: Sequence[CorpusSource],
     tokenizer: Path,
+    evals: Path | None,
     data: Path,
     notes: Path,
     report: Reporter,
@@ -257,9 +185,11 @@ def _build(
     copy_tokenizer(tokenizer, data / "tokenizer")
     limits = SampleLimits(**config.limits.model_dump())
     shards = ShardLimits(config.shard_samples, config.shard_mib * 2**20)
-    works = [Work(source, data / "tokenizer", limits) for source in sources]
+    dedupe = config.chosen_dedupe()
+    works = [Work(source, data / "tokenizer", limits, dedupe) for source in sources]
     workers = _workers(works)
     exclude = read_keys(Path(config.exclude).expanduser()) if config.exclude else frozenset()
+    judge = _judge(dedupe, evals, report) if dedupe else None
     reports: list[CorpusReport] = []
     for number, (work, worker) in enumerate(zip(works, workers, strict=True)):
         source = work.source
@@ -276,6 +206,7 @@ def _build(
             shards=shards,
             workers=config.workers or cpus(),
             exclude=exclude,
+            judge=judge,
             told=told,
         )
         reports.append(done)
@@ -287,6 +218,19 @@ def _build(
     for line in table((one.name, one.supervision) for one in reports):
         report.info(line)
     return reports
+
+
+def _judge(dedupe: DedupeConfig, evals: Path | None, report: Reporter) -> Judge:
+    """Return who compares samples, knowing the evaluation sets already."""
+    from vila_core.data.dedupe import Judge
+    from vila_core.stages.evalsets import eval_items
+
+    judge = Judge(dedupe)
+    for name, items in (eval_items(evals) if evals else {}).items():
+        learned = judge.learn_eval(name, items)
+        if learned is not None and learned.nothing:
+            report.info(f"{name}: nothing of it can be compared with (its texts are short)")
+    return judge
 
 
 def _workers(works: Sequence[Work]) -> list[Worker]:
@@ -326,7 +270,7 @@ def _check_share(done: CorpusReport, source: CorpusSource, data: Path) -> None:
             f"corpus '{done.name}' ({source.path}): not one sample is left.\n{reasons}".rstrip()
         )
     raise UserError(
-        f"corpus '{done.name}' ({source.path}): {done.broken} of {done.broken + done.kept} records "
+        f"corpus '{done.name}' ({source.path}): {done.broken} of {done.looked_at} records "
         f"({done.broken_share:.1%}) are broken, more than max_set_aside "
         f"({source.max_set_aside:.1%}).\n{reasons}\n"
         f"  fix: repair the records (all are listed in {data / 'set_aside.jsonl'}), or raise "

@@ -1,0 +1,109 @@
+"""How a corpus is named in the config of `prepare`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field, field_validator, model_validator
+
+from vila_core.config import Frozen
+from vila_core.data.presets import resolve
+from vila_core.data.readers import reader_of
+from vila_core.data.reencode import Reencode
+from vila_core.data.templates import NAMES
+from vila_core.errors import UserError
+
+if TYPE_CHECKING:
+    from vila_core.data.work import CorpusSource
+
+_NAME = r"^[a-z0-9][a-z0-9_-]*$"
+
+
+class CorpusConfig(Frozen):
+    """One corpus to read."""
+
+    name: str = Field(pattern=_NAME, description="first part of its sample keys, for life")
+    format: str = Field(
+        description="how it is published: mmc4, coyo, llava, …, or your own as my_corpus.py:READER"
+    )
+    path: str = Field(description="the file, or a folder of files")
+    images: str | None = Field(
+        default=None, description="image folder; default: `images` beside the file"
+    )
+    template: str | None = Field(
+        None, description="how samples are written out; default: by format"
+    )
+    options: dict[str, Any] = Field(default_factory=dict, description="the format's own options")
+    rules: dict[str, Any] = Field(
+        default_factory=dict, description="what samples have to meet, and a preset: class Rules"
+    )
+    licence: str | None = Field(
+        default=None, description="kept with every sample that doesn't bring its own"
+    )
+    reencode: Reencode | None = Field(
+        default=None, description="write images at training resolution; default: as they are"
+    )
+    max_set_aside: float | None = Field(
+        None, ge=0, le=1, description="instead of the stage's share"
+    )
+
+    @field_validator("format")
+    @classmethod
+    def _known_format(cls, value: str) -> str:
+        try:
+            reader_of(value)
+        except UserError as error:
+            raise ValueError(str(error)) from None
+        return value
+
+    @field_validator("template")
+    @classmethod
+    def _known_template(cls, value: str | None) -> str | None:
+        if value is not None and value not in NAMES:
+            raise ValueError(f"known templates are {', '.join(NAMES)}")
+        return value
+
+    @model_validator(mode="after")
+    def _options_of_the_format(self) -> CorpusConfig:
+        reader = reader_of(self.format)
+        resolve(self.format, self.options, self.rules)
+        if not (self.template or reader.template):
+            raise ValueError(f"format '{self.format}' has samples of any kind: set `template`")
+        return self
+
+
+class Limits(Frozen):
+    """The largest samples to keep; larger ones are set aside, never cut."""
+
+    max_tokens: int | None = Field(
+        default=None, ge=1, description="tokens per sample, images included"
+    )
+    max_images: int | None = Field(default=None, ge=0, description="images per sample")
+    tokens_per_image: int = Field(
+        default=0, ge=0, description="what an image counts for max_tokens"
+    )
+
+
+def source_of(corpus: CorpusConfig, max_set_aside: float) -> CorpusSource:
+    """Return what the engine must know of a corpus. Raises UserError for what isn't installed."""
+    from vila_core.data.languages import check_languages
+    from vila_core.data.work import CorpusSource
+
+    reader = reader_of(corpus.format)
+    options, rules = resolve(corpus.format, corpus.options, corpus.rules)
+    if rules.languages:
+        check_languages(rules.languages)
+    share = max_set_aside if corpus.max_set_aside is None else corpus.max_set_aside
+    return CorpusSource(
+        corpus.name,
+        corpus.format,
+        Path(corpus.path).expanduser(),
+        Path(corpus.images).expanduser() if corpus.images else None,
+        template=corpus.template or reader.template,
+        options=options,
+        max_set_aside=share,
+        licence=corpus.licence,
+        reencode=corpus.reencode,
+        rules=rules,
+    )
