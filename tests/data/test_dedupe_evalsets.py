@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from make import noise, write_images, write_lines
 
+from tests.data.make import noise, write_images, write_lines
 from vila_core.data.dedupe import DedupeConfig, Judge, Signer
 from vila_core.data.sample import Image, Text, make_sample
 from vila_core.errors import UserError

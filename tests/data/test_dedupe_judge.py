@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from make import noise, picture
 from PIL import Image as PilImage
 
+from tests.data.make import noise, picture
 from vila_core.data.dedupe import (
     DedupeConfig,
     EvalItem,

@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from make import noise, write_corpus
 
+from tests.data.make import noise, write_corpus
 from vila_core.data.dedupe import DedupeConfig, EvalItem, SignaturesBuilder, Signer, recheck
 from vila_core.data.sample import Image, Sample, Text, make_sample
 from vila_core.errors import Damaged, UserError

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from make import noise, picture
 from PIL import Image as PilImage
 
+from tests.data.make import noise, picture
 from vila_core.config import validate
 from vila_core.data.dedupe import DedupeConfig, Signatures, SignaturesBuilder, Signer, blocks, join
 from vila_core.data.dedupe.signature import text_hash
