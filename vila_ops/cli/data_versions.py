@@ -79,7 +79,9 @@ def status(paths: Paths = None, json: JsonOption = False) -> None:
     for kind, names in open_.items():
         typer.echo(f"{kind} ({fixes[kind]}):")
         _list(names)
-    if not open_:
+    if not found["tracked"]:
+        typer.echo("nothing is tracked yet (vila data add)")
+    elif not open_:
         typer.echo(f"{len(found['tracked'])} tracked: nothing changed, committed and pushed")
 
 

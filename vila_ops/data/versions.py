@@ -58,7 +58,7 @@ class Entry:
 
 
 def add(path: Path, *, init: bool, remote: str | None, message: str | None) -> Added:
-    """Have DVC keep a folder as it is now; `init` makes the repositories that are missing.
+    """Have DVC keep a folder as it is now; `init` makes the repositories that are missing, here.
 
     With `message` the small files that name the version are committed, and nothing else. Raises
     UserError for a path that is missing, or in no repository.
@@ -67,7 +67,7 @@ def add(path: Path, *, init: bool, remote: str | None, message: str | None) -> A
     if not path.exists():
         raise UserError(f"{path}: there is no such file or folder.")
     if init:
-        _init(path if path.is_dir() and path == Path.cwd() else path.parent)
+        _init(Path.cwd() if Path.cwd() in path.parents else path.parent)
     root = find_root(path.parent)
     with _quiet(root) as repo:
         if remote:
@@ -246,7 +246,7 @@ def _init(folder: Path) -> None:
 def _set_remote(repo: Repo, url: str) -> None:
     """Make `url` the default remote. The endpoint is this machine's: it stays out of git."""
     if "://" not in url:
-        url = str(Path(url).expanduser().absolute())
+        url = os.path.abspath(Path(url).expanduser())
     with repo.config.edit("repo") as settings:
         settings["remote"][REMOTE] = {"url": url.removeprefix("file://"), "verify": True}
         settings["core"]["remote"] = REMOTE
