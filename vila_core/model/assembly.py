@@ -14,6 +14,7 @@ from vila_core.errors import UserError
 from vila_core.model import attention
 from vila_core.model.config import VilaConfig
 from vila_core.model.linear import speed_up
+from vila_core.model.norm import fuse_norms
 from vila_core.model.presets import ModelConfig, Preset
 from vila_core.model.processor import FILE_NAME, VilaProcessor, load_tokenizer
 from vila_core.model.projector import build_projector
@@ -51,6 +52,7 @@ def build(
         model.projector = build_projector(vila_config)
         model.projector.apply(model._init_weights)
     speed_up(model)
+    fuse_norms(model)
     _set_generation(model, tokenizer)
     processor = VilaProcessor(
         tokenizer,

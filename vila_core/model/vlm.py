@@ -23,6 +23,7 @@ from vila_core.model import attention
 from vila_core.model.config import VilaConfig
 from vila_core.model.head import target_loss
 from vila_core.model.linear import speed_up
+from vila_core.model.norm import fuse_norms
 from vila_core.model.projector import build_projector
 from vila_core.model.vision_tower import is_frozen, tower_features
 
@@ -56,6 +57,7 @@ class VilaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
         self.post_init()
         speed_up(self)
+        fuse_norms(self)
 
     def get_input_embeddings(self) -> nn.Module:
         """Return the language model's embedding table; images have no entry in it."""

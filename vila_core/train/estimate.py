@@ -294,6 +294,7 @@ class _Saved:
         self.low = BF16 if pure or autocast else FP32  # one element within a layer
         self.autocast = autocast
         self.trains = "language_model" in trained
+        self.fused = cpu and self.residual == FP32 and shape.language.loss_chunks is not None
 
     def layer(self) -> float:
         """One layer of the language model."""
@@ -321,7 +322,10 @@ class _Saved:
     def _norm(self) -> float:
         width = self.shape.language.width
         kept = FP32 * width + FP32
-        return kept + (self.residual + self.low) * width if self.trains else kept
+        if not self.trains:
+            return kept
+        # Our own norm (CPU, fp32) keeps the normalised values alone.
+        return kept + (self.low + self.residual * (not self.fused)) * width
 
     def _ends(self, *, recomputed: bool = False) -> float:
         """Last norm, the head's input, position tables, image features and pixels."""
@@ -333,7 +337,8 @@ class _Saved:
             head = self.low * load.supervised * language.width * self.trains
         positions = 2 * FP32 * load.tokens * language.head_dim
         # The last norm's output is only kept where the head reads it.
-        norm = load.tokens * ((FP32 + self.residual * self.trains) * language.width + FP32)
+        twice = self.trains and not self.fused
+        norm = load.tokens * ((FP32 + self.residual * twice) * language.width + FP32)
         pixels = FP32 * load.images * 3 * self.shape.tower.image_size**2
         return head + positions + norm + pixels + self._projector() + self._tower(recomputed)
 
