@@ -10,19 +10,15 @@ Shape letters: T tokens of the pack, H heads, D width of a head, N sequences tim
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from vila_core.model.linear import fits, product
-
 LONGEST = 1024
 """Longer sequences are left to torch: the probabilities that are kept grow with L squared."""
 BLOCK = 128
-BY_HEAD = 192
-"""In fp32, from this length on oneDNN's product head by head is faster than MKL's of all heads."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +67,7 @@ class _Causal(torch.autograd.Function):
         for piece in pieces:
             q, k, v = (_take(tensor, piece) for tensor in (query, key, value))
             found = _room(out, piece, q)
-            for one_q, one_k, one_v, one_out in _heads([q, k, v], [found]):
-                kept += _forward(one_q, one_k, one_v, one_out)
+            kept += _forward(q, k, v, found)
             _put(out, piece, found)
         ctx.pieces, ctx.scale = pieces, scale
         ctx.save_for_backward(query, key, value, *kept)
@@ -89,9 +84,8 @@ class _Causal(torch.autograd.Function):
             towards = _take(grad, piece, padding=False)
             found = [_room(whole, piece, q) for whole in wanted]
             blocks = -(-q.shape[1] // BLOCK)
-            for one in _heads([q, k, v, towards], found):
-                _backward(*one, kept=kept[at : at + blocks])
-                at += blocks
+            _backward(q, k, v, towards, *found, kept=kept[at : at + blocks])
+            at += blocks
             for whole, part in zip(wanted, found, strict=True):
                 _put(whole, piece, part)
         return wanted[0].mul_(ctx.scale), wanted[1], wanted[2], None, None
@@ -125,31 +119,20 @@ def _put(whole_THD: torch.Tensor, piece: tuple[int, int] | Rows, part_NLD: torch
         whole_THD.index_copy_(0, piece.places, flat.index_select(0, piece.real))
 
 
-def _heads(
-    given: list[torch.Tensor], found: list[torch.Tensor]
-) -> Iterator[tuple[torch.Tensor, ...]]:
-    """Give what is multiplied at a time: each head (L, D), or all of them (N, L, D)."""
-    if given[0].shape[1] < BY_HEAD or not fits(given[0], given[0]):
-        yield (*given, *found)
-    else:
-        given = [tensor.contiguous() for tensor in given]  # once, not in each product
-        yield from zip(*(tensor.unbind(0) for tensor in (*given, *found)), strict=True)
-
-
 def _forward(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, out: torch.Tensor
 ) -> list[torch.Tensor]:
     """Fill `out`; return the probabilities by block of queries."""
-    length = query.shape[-2]
+    length = query.shape[1]
     future = torch.ones(BLOCK, BLOCK, dtype=torch.bool, device=query.device).triu_(1)
     kept = []
     for start in range(0, length, BLOCK):
         end = min(length, start + BLOCK)
         rows = end - start
-        scores = _by_rows(query[..., start:end, :], key[..., :end, :])
-        scores[..., start:].masked_fill_(future[:rows, :rows], -torch.inf)
+        scores = torch.bmm(query[:, start:end], key[:, :end].transpose(1, 2))
+        scores[:, :, start:].masked_fill_(future[:rows, :rows], -torch.inf)
         weights = torch.softmax(scores, -1)
-        out[..., start:end, :] = _plain(weights, value[..., :end, :])
+        out[:, start:end] = torch.bmm(weights, value[:, :end])
         kept.append(weights)
     return kept
 
@@ -166,32 +149,20 @@ def _backward(
     kept: Sequence[torch.Tensor],
 ) -> None:
     """Fill the gradients."""
-    length = query.shape[-2]
+    length = query.shape[1]
     # From the last block on, which sees all keys: it fills what the others add to.
     for start, weights in reversed(list(zip(range(0, length, BLOCK), kept, strict=True))):
         end = min(length, start + BLOCK)
-        towards = grad[..., start:end, :]
-        scores = _by_rows(towards, value[..., :end, :])
+        towards = grad[:, start:end]
+        scores = torch.bmm(towards, value[:, :end].transpose(1, 2))
         # Not by the sum of grad * out: so a first token, which sees itself alone, gets 0.
         scores = torch.ops.aten._softmax_backward_data(scores, weights, -1, weights.dtype)
-        grad_query[..., start:end, :] = _plain(scores, key[..., :end, :])
-        of_key = _by_columns(scores, query[..., start:end, :])
-        of_value = _by_columns(weights, towards)
+        grad_query[:, start:end] = torch.bmm(scores, key[:, :end])
+        of_key = torch.bmm(scores.transpose(1, 2), query[:, start:end])
+        of_value = torch.bmm(weights.transpose(1, 2), towards)
         if end == length:
             grad_key.copy_(of_key)
             grad_value.copy_(of_value)
         else:
-            grad_key[..., :end, :] += of_key
-            grad_value[..., :end, :] += of_value
-
-
-def _plain(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    return product(a, b.T) if a.dim() == 2 else torch.bmm(a, b)
-
-
-def _by_rows(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    return product(a, b) if a.dim() == 2 else torch.bmm(a, b.transpose(1, 2))
-
-
-def _by_columns(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    return product(a.T, b.T) if a.dim() == 2 else torch.bmm(a.transpose(1, 2), b)
+            grad_key[:, :end] += of_key
+            grad_value[:, :end] += of_value

@@ -9,6 +9,7 @@ Shape letters: T rows, I inputs, O outputs.
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
@@ -16,6 +17,9 @@ from torch import nn
 from torch.nn import functional as F
 from torch.overrides import handle_torch_function, has_torch_function
 
+# oneDNN compiles a product for each shape, and packs differ in length: about half a MiB each, and
+# by default it keeps the last 1,024. A pack needs some 30 (fp32) to 150 (bf16, with attention).
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
 AVAILABLE = (
     torch.backends.mkldnn.is_available()
     and torch.backends.cpu.get_cpu_capability() == "AVX512"

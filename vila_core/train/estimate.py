@@ -18,6 +18,7 @@ BUCKET = 500_000_000  # elements; see DeepSpeedEngine._settings
 STAGE3_LIVE = 1_000_000_000  # DeepSpeed's stage3_max_live_parameters
 STAGE3_SUB_GROUP = 1_000_000_000  # DeepSpeed's sub_group_size: updated at a time
 FP32, BF16 = 4, 2
+KERNEL = 0.55 * 2**20  # a product that oneDNN compiled for its shape, on CPU (measured)
 BLOCK, BLOCKED_LONGEST = 128, 1024  # of `model.causal`, which needs torch to be imported
 ERROR = (-0.12, 0.12)
 """Between these the estimate of memory stays of what was measured in tests: true peaks of small
@@ -245,7 +246,8 @@ def memory(
         activations=saved.activations(),
         activations_checkpointed=saved.checkpointed(),
         logits=saved.logits(),
-        buffers=_buffers(shape, trained, element, zero_stage, ranks, autocast),
+        buffers=_buffers(shape, trained, element, zero_stage, ranks, autocast)
+        + (_kernels(trained) if cpu and precision == "fp32" else 0),
         tower=saved.tower_pass(),
     )
 
@@ -267,6 +269,11 @@ def _buffers(
         return element * bucket + FP32 * train / ranks
     live = element * min(total, STAGE3_LIVE) if ranks > 1 else 0
     return element * bucket + live + FP32 * min(train / ranks, STAGE3_SUB_GROUP)
+
+
+def _kernels(trained: set[str]) -> float:
+    """The compiled products of one pack's shapes: four in a layer, four each in tower and rest."""
+    return KERNEL * (4 * (2 + ("language_model" in trained)) + 8)
 
 
 class _Saved:
