@@ -362,6 +362,17 @@ def test_pairs_are_files_of_one_name(tmp_path: Path) -> None:
     assert rows[0].meta == {"id": "a.1", "url": "u", "source": "a.1"}
 
 
+def test_links_to_folders_are_not_followed(tmp_path: Path) -> None:
+    """A link named 1.jpg that leads to / would make a corpus of the whole disk."""
+    write_images(tmp_path / "else", {"a.jpg": JPEG, "a.txt": b"a"})
+    corpus = write_images(tmp_path / "corpus", {"b.jpg": JPEG})
+    for name, target in (("linked", tmp_path / "else"), ("loop", corpus), ("1.jpg", Path("/"))):
+        (corpus / name).symlink_to(target)
+    (corpus / "b.txt").symlink_to(tmp_path / "else" / "a.txt")  # links to files are
+    (row,) = samples(read("pairs", corpus))
+    assert row.parts[1] == Text("a")
+
+
 def test_pairs_that_are_none(tmp_path: Path) -> None:
     write_images(
         tmp_path,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,8 +52,8 @@ class CorpusFile:
 def corpus_files(path: Path, suffixes: tuple[str, ...] = SUFFIXES) -> list[CorpusFile]:
     """Return the files of a corpus, by name: `path` itself, or those below it when it is a folder.
 
-    Hidden files and folders are passed over. Raises UserError when there are none, or when two
-    would give their samples the same keys.
+    Hidden files and image folders are passed over. Raises UserError when there are none, or when
+    two would give their samples the same keys.
     """
     if path.is_file():
         if not path.name.endswith(suffixes):
@@ -67,16 +68,34 @@ def corpus_files(path: Path, suffixes: tuple[str, ...] = SUFFIXES) -> list[Corpu
 def files_below(path: Path, suffixes: tuple[str, ...]) -> list[str]:
     """Return the names in folder `path`, with subfolders, that end so, sorted.
 
-    Hidden ones are passed over. Raises UserError when there is no such folder.
+    Hidden ones are passed over, and image folders (`images`, `…_images`): they may hold millions of
+    files. Raises UserError when there is no such folder.
     """
     if not path.is_dir():
         raise UserError(f"{path}: no such file or folder")
-    names = (
-        file.relative_to(path).as_posix()
-        for file in path.rglob("*")
-        if file.name.endswith(suffixes) and file.is_file()
-    )
-    return sorted(name for name in names if not any(part[0] == "." for part in name.split("/")))
+    names: list[str] = []
+    for folder, below, files in walk(path):
+        below[:] = [name for name in below if not _is_of_images(name)]
+        names += [
+            (folder / name).relative_to(path).as_posix()
+            for name in files
+            if name[0] != "." and name.endswith(suffixes) and (folder / name).is_file()
+        ]
+    return sorted(names)
+
+
+def walk(path: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """Yield folders below `path`, itself first, with their folders and files, as os.walk does.
+
+    By name. Hidden folders are left out, and links to folders: one may lead anywhere.
+    """
+    for place, below, files in os.walk(path):
+        below[:] = sorted(name for name in below if name[0] != ".")
+        yield Path(place), below, files
+
+
+def _is_of_images(folder: str) -> bool:
+    return folder == "images" or folder.endswith("_images")
 
 
 def named_files(path: Path, names: Iterable[str], suffixes: tuple[str, ...]) -> list[CorpusFile]:

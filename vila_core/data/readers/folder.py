@@ -7,13 +7,11 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
-from vila_core.data.readers.names import shard_name
 from vila_core.data.readers.records import BROKEN_RECORD, MAX_FILE_BYTES, TOO_LARGE_FILE, Broken
 from vila_core.data.readers.zips import ZipImages
 from vila_core.images import BadImage, check_header
 
 MISSING_IMAGE = "missing image"
-_SHARD_IMAGES = "_images"
 
 
 def image_folder(path: Path, images: Path | None) -> Path:
@@ -51,33 +49,6 @@ class ImageFolder:
         if unsafe(name):
             detail = f"image name {name!r} leads out of the image folder"
             raise Broken(BROKEN_RECORD, detail)
-
-
-class ShardFolders:
-    """Image folders by shard, as mmc4's downloader leaves them: `docs_…_shard_17_v2_images`.
-
-    They lie beside the files, or in the image folder. What has none is in the image folder itself.
-    """
-
-    def __init__(self, path: Path, images: Path | None) -> None:
-        self._all = ImageFolder(image_folder(path, images))
-        self._by_shard: dict[str, ImageFolder] = {}
-        root = images or (path if path.is_dir() else path.parent)
-        for place, below, _ in os.walk(root):
-            for name in [name for name in below if name.endswith(_SHARD_IMAGES)]:
-                folder = Path(place, name)
-                # The downloader takes the shard's name with `.jsonl` if it read the zip.
-                stem = name.removesuffix(_SHARD_IMAGES).removesuffix(".jsonl")
-                inside = Path(place).relative_to(root).as_posix()
-                full = stem if inside == "." else f"{inside}/{stem}"
-                self._by_shard[shard_name(full)] = ImageFolder(folder)
-            below[:] = [name for name in below if not name.endswith(_SHARD_IMAGES)]
-            below[:] = [name for name in below if name != "images" and not name.startswith(".")]
-
-    def of(self, key: str) -> ImageFolder:
-        """Return the folder with the images of the record with this key."""
-        shard = key.partition("/")[2].rpartition("/")[0]
-        return self._by_shard.get(shard, self._all)
 
 
 def unsafe(name: str) -> bool:

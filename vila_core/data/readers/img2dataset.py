@@ -38,13 +38,16 @@ def files(path: Path) -> Sequence[RecordFile]:
     """Return the shards, in whichever layout. Raises UserError when one isn't finished."""
     if not path.is_dir():
         raise UserError(f"{path}: no such folder; name the output folder of img2dataset")
-    if any(path.rglob("*.tar")):
+    # The nearest first: the folders of the other layout may hold millions of files.
+    if any(path.glob("*.tar")):
         found = webdataset.files(path)
     elif any(any(path.glob(f"*/*.{suffix}")) for suffix in _IMAGE_COLUMNS):
         found = [folder for folder in pairs.files(path) if folder.name]
+    elif any(path.rglob("*.tar")):
+        found = webdataset.files(path)
     else:
         found = corpus_files(path, (".parquet",))
-    _refuse_unfinished(path, [one.path for one in found])
+    _refuse_unfinished([one.path for one in found])
     return found
 
 
@@ -84,11 +87,11 @@ class Converter:
         return make_sample(key, "caption", [Image(0), Text(text)], [image], meta)
 
 
-def _refuse_unfinished(path: Path, shards: Sequence[Path]) -> None:
+def _refuse_unfinished(shards: Sequence[Path]) -> None:
     """Raise UserError for shards without the file that img2dataset writes last."""
-    if not any(path.rglob(f"*{STATS}")):
-        return  # somebody kept the shards alone
     missing = [one for one in shards if not one.with_name(f"{one.stem}{STATS}").is_file()]
+    if len(missing) == len(shards):
+        return  # somebody kept the shards alone
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise UserError(

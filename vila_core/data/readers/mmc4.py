@@ -21,7 +21,6 @@ from vila_core.data.readers.common import (
     key_of,
 )
 from vila_core.data.readers.files import Broken, Filtered
-from vila_core.data.readers.folder import ShardFolders
 from vila_core.data.readers.mmc4_images import (
     Mmc4Options,
     Placed,
@@ -30,6 +29,7 @@ from vila_core.data.readers.mmc4_images import (
     removed,
     without_faces,
 )
+from vila_core.data.readers.shard_folders import ShardFolders
 from vila_core.data.sample import Image, Part, Sample, Text, make_sample
 from vila_core.images import BadImage, check
 

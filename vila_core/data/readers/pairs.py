@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from vila_core.data.readers.files import shard_name
+from vila_core.data.readers.files import shard_name, walk
 from vila_core.data.readers.groups import GroupOptions
 from vila_core.data.readers.members import IMAGE_SUFFIXES, Group, Member
 from vila_core.data.readers.records import Broken, Record
@@ -62,12 +62,11 @@ def files(path: Path) -> Sequence[Folder]:
     if not path.is_dir():
         raise UserError(f"{path}: no such folder; the format 'pairs' reads a folder of files")
     folders: dict[str, Folder] = {}
-    for place, below, _ in os.walk(path):
-        below[:] = sorted(name for name in below if not name.startswith("."))
-        if next(_files(Path(place)), None) is None:
+    for place, _, _ in walk(path):
+        if next(_files(place), None) is None:
             continue
-        name = Path(place).relative_to(path).as_posix() if Path(place) != path else ""
-        folder = Folder(Path(place), name, shard_name(name or ROOT, ()))
+        name = place.relative_to(path).as_posix() if place != path else ""
+        folder = Folder(place, name, shard_name(name or ROOT, ()))
         if folder.shard in folders:
             raise UserError(
                 f"{path}: {folders[folder.shard].path} and {place} would both be shard "
