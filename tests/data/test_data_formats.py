@@ -195,6 +195,19 @@ def test_llava_files_as_they_are_published(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_llava_takes_another_extension_when_asked(tmp_path: Path) -> None:
+    write_images(tmp_path / "images", {"ocr_vqa/1.gif": RED, "2.jpg": b"<html>", "2.png": BLUE})
+    names = ("ocr_vqa/1.jpg", "2.jpg", "3.jpg", "../1.jpg", "ocr_vqa/1")
+    records = [{"id": n, "image": name, "conversations": turns()} for n, name in enumerate(names)]
+    lines = write_lines(tmp_path / "a.jsonl", records)
+    assert len(reasons(read("llava", lines))) == 5
+    rows = read("llava", lines, any_extension=True)
+    assert [row.meta["id"] for row in rows if isinstance(row, Sample)] == [0, 4]
+    # One that is there is never passed over for another.
+    expected = ["not an image", "missing image", "broken record"]
+    assert [reason for reason, _ in reasons(rows)] == expected
+
+
 def test_mmc4_finds_images_where_its_downloader_leaves_them(tmp_path: Path) -> None:
     """Beside the files, one folder per shard; named with `.jsonl` when it read the zip."""
     for shard, color in ((3, RED), (4, BLUE)):

@@ -275,8 +275,8 @@ CORPUS = {"name": "a", "format": "mmc4", "path": "x"}
         ),
         ({"corpora": [{**CORPUS, "options": {"max_images": 0}}]}, "greater than or equal to 1"),
         (
-            {"corpora": [{**CORPUS, "format": "llava", "options": {"x": 0}}]},
-            "format 'llava' has none",
+            {"corpora": [{**CORPUS, "format": "prepared", "options": {"x": 0}}]},
+            "format 'prepared' has none",
         ),
         (
             {"source": "corpora", "corpora": [CORPUS, CORPUS], "tokenizer": "t"},

@@ -125,7 +125,7 @@ def test_without_a_preset_the_rules_are_off() -> None:
         ),
         ("llava", {}, {"preset": "paper"}, "format 'llava' has none"),
         ("mmc4", {"max_image": 3}, {}, "options.max_image is not an option: did you mean 'max_i"),
-        ("llava", {"x": 3}, {}, "options.x is not an option: format 'llava' has none"),
+        ("prepared", {"x": 3}, {}, "options.x is not an option: format 'prepared' has none"),
         ("mmc4", {}, {"min_syde": 3}, "rules.min_syde is not an option: did you mean 'min_side'?"),
         ("mmc4", {"max_images": 0}, {}, "options.max_images: Input should be greater than or equ"),
         ("mmc4", {}, {"min_words": 3, "max_words": 2}, "rules: min_words 3 is over max_words 2"),

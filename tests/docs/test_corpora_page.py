@@ -39,7 +39,7 @@ def test_a_format_is_described(name: str) -> None:
         rows = [line for line in shared.splitlines() if line.startswith(f"| `{option}` |")]
         if not rows:
             assert f"`{option}`" in RULES, option
-        elif name in ("sharegpt4v", "m3it"):
+        elif name in ("llava", "sharegpt4v", "m3it"):
             assert rows[0].split("|")[2].strip() == {"": "none"}.get(default, default.lower())
 
 

@@ -130,7 +130,7 @@ READERS: dict[str, Reader] = {
         columns=coyo.columns,
         licence="CC-BY-4.0",
     ),
-    "llava": Reader(llava.Converter, Options, "vicuna_v1", columns=llava.columns),
+    "llava": Reader(llava.Converter, llava.LlavaOptions, "vicuna_v1", columns=llava.columns),
     "flan": Reader(
         flan.Converter,
         flan.FlanOptions,

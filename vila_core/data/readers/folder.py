@@ -12,6 +12,7 @@ from vila_core.data.readers.zips import ZipImages
 from vila_core.images import BadImage, check_header
 
 MISSING_IMAGE = "missing image"
+IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 
 
 def image_folder(path: Path, images: Path | None) -> Path:

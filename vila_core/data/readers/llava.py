@@ -10,13 +10,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from vila_core.data.readers.common import (
     EMPTY_TEXT,
+    MISSING_IMAGE,
     ImageFolder,
     Options,
     get,
     image_folder,
 )
+from vila_core.data.readers.folder import IMAGE_SUFFIXES
 from vila_core.data.readers.records import BROKEN_RECORD, Broken
 from vila_core.data.sample import IMAGE_TAG, Part, Role, Sample, make_sample, split_tags
 
@@ -30,6 +34,14 @@ _ROLES: dict[str, Role] = {
 }
 
 
+class LlavaOptions(Options):
+    """How images are found."""
+
+    any_extension: bool = Field(
+        default=False, description="take 1.png or 1.gif where 1.jpg is named and missing"
+    )
+
+
 def columns(options: Options) -> Sequence[frozenset[str]]:
     """Return what a table needs."""
     return [frozenset({"conversations"})]
@@ -39,24 +51,33 @@ class Converter:
     """Makes conversations. `images` defaults to the folder `images` beside the file."""
 
     def __init__(self, path: Path, images: Path | None, options: Options) -> None:
+        assert isinstance(options, LlavaOptions)
         self._folder = ImageFolder(image_folder(path, images))
+        self._any_extension = options.any_extension
 
     def __call__(self, key: str, record: Any) -> Sample:
         """Return the conversation of a record."""
-        return _sample(key, record, self._folder)
+        parts, tags = _parts(record)
+        names = record.get("image") or []
+        names = [names] if isinstance(names, str) else names
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise Broken(BROKEN_RECORD, "'image' is neither a file name nor a list of them")
+        _same(tags, len(names))
+        meta = {"id": record.get("id"), "images": names}
+        if isinstance(record.get("model"), str) and record["model"]:
+            meta["model"] = record["model"]  # who answered; empty in ShareGPT's part of mix665k
+        return _made(key, parts, [self._image(name) for name in names], meta)
 
-
-def _sample(key: str, record: Any, folder: ImageFolder) -> Sample:
-    parts, tags = _parts(record)
-    names = record.get("image") or []
-    names = [names] if isinstance(names, str) else names
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise Broken(BROKEN_RECORD, "'image' is neither a file name nor a list of them")
-    _same(tags, len(names))
-    meta = {"id": record.get("id"), "images": names}
-    if isinstance(record.get("model"), str) and record["model"]:
-        meta["model"] = record["model"]  # who answered; ShareGPT's part of mix665k has it, empty
-    return _made(key, parts, [folder.read(name) for name in names], meta)
+    def _image(self, name: str) -> bytes:
+        try:
+            return self._folder.read(name)
+        except Broken as error:
+            if error.reason != MISSING_IMAGE or not self._any_extension:
+                raise
+            found = self._folder.find(name.rpartition(".")[0] or name, IMAGE_SUFFIXES)
+            if found is None:
+                raise
+        return self._folder.read(found)
 
 
 def conversation(

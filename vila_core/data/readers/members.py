@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vila_core.data.readers.folder import MISSING_IMAGE, checked, read_file
+from vila_core.data.readers.folder import IMAGE_SUFFIXES, MISSING_IMAGE, checked, read_file
 from vila_core.data.readers.lines import BROKEN_JSON, problem
 from vila_core.data.readers.records import BROKEN_RECORD, MAX_FILE_BYTES, TOO_LARGE_FILE, Broken
 from vila_core.data.readers.sound import BROKEN_TEXT
 
-IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 MAX_TEXT_BYTES = 16 * 2**20
 WHOLE = -1
 

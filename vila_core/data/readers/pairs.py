@@ -10,8 +10,9 @@ from pathlib import Path
 from pydantic import Field
 
 from vila_core.data.readers.files import shard_name, walk
+from vila_core.data.readers.folder import IMAGE_SUFFIXES
 from vila_core.data.readers.groups import GroupOptions
-from vila_core.data.readers.members import IMAGE_SUFFIXES, Group, Member
+from vila_core.data.readers.members import Group, Member
 from vila_core.data.readers.records import Broken, Record
 from vila_core.errors import UserError
 

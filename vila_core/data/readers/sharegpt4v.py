@@ -19,7 +19,7 @@ from vila_core.data.readers.records import Filtered
 from vila_core.data.sample import Sample, Text
 
 
-class ShareGpt4vOptions(Options):
+class ShareGpt4vOptions(llava.LlavaOptions):
     """Which items are read."""
 
     keep_sam: bool = Field(default=False, description="keep items with images of SAM")
@@ -36,7 +36,7 @@ class Converter:
 
     def __init__(self, path: Path, images: Path | None, options: Options) -> None:
         assert isinstance(options, ShareGpt4vOptions)
-        self._convert, self._options = llava.Converter(path, images, Options()), options
+        self._convert, self._options = llava.Converter(path, images, options), options
 
     def __call__(self, key: str, record: Any) -> Sample:
         """Return the conversation of a record. Raises Filtered for what VILA removed."""
