@@ -16,6 +16,7 @@ from tests.data.make import documents, noise, picture, write_corpus, write_image
 from tests.data.test_data_bad_input import reasons
 from tests.data.test_data_readers import read, samples
 from vila_core.data.readers import READERS
+from vila_core.data.readers.records import Broken
 from vila_core.data.sample import Image, Sample, Text
 from vila_core.errors import UserError
 
@@ -270,7 +271,10 @@ def test_a_tar_that_changes_while_it_is_read(tmp_path: Path) -> None:
     (record,) = file.records()
     convert = reader.converter(path, None, reader.options())
     path.write_bytes(path.read_bytes()[:700])
-    with pytest.raises(Exception, match=r"x\.json: 0 of \d+ bytes are there"):
+    with pytest.raises(Broken, match=r"x\.json: 0 of \d+ bytes are there"):
+        convert("a/a/000000", record.value)
+    path.unlink()
+    with pytest.raises(UserError, match=r"a\.tar: can't be read: No such file"):
         convert("a/a/000000", record.value)
 
 

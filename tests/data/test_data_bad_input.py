@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import stat
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -225,6 +226,15 @@ def test_image_names_that_are_no_files(tmp_path: Path) -> None:
     assert found[4][1].endswith("File name too long")
     assert found[6][1] == "pipe.png: is not a file"  # and opening it waited for nobody
     assert "symbolic links" in found[7][1]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a file that can't be read")
+def test_a_disk_that_fails_stops(tmp_path: Path) -> None:
+    images = write_images(tmp_path / "images", {"a.png": RED})
+    # Reading the start of one's own memory is an input/output error.
+    (images / "bad.png").symlink_to("/proc/self/mem")
+    with pytest.raises(UserError, match=r"bad\.png: can't be read: Input/output error"):
+        coyo(tmp_path, "a.png", "bad.png")
 
 
 def test_a_sparse_giant_is_not_read(tmp_path: Path) -> None:

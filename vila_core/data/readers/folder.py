@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterable
@@ -9,9 +10,19 @@ from pathlib import Path
 
 from vila_core.data.readers.records import BROKEN_RECORD, MAX_FILE_BYTES, TOO_LARGE_FILE, Broken
 from vila_core.data.readers.zips import ZipImages
+from vila_core.errors import UserError
 from vila_core.images import BadImage, check_header
 
 MISSING_IMAGE = "missing image"
+_OF_THE_NAME = (
+    errno.ENAMETOOLONG,
+    errno.EINVAL,
+    errno.ELOOP,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENXIO,
+)
+"""Errors for which a name is to blame, or a file's owner; others are the disk's."""
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 
 
@@ -58,7 +69,10 @@ def unsafe(name: str) -> bool:
 
 
 def read_file(path: Path, name: str) -> bytes:
-    """Return a file of a corpus. Raises Broken, naming `name`, unless it can be read and is one."""
+    """Return a file of a corpus. Raises Broken, naming `name`, unless there is one of that name.
+
+    Raises UserError for a disk that fails: that is no defect of one record.
+    """
     try:
         # Without O_NONBLOCK a named pipe in the folder would stop everything.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -71,9 +85,12 @@ def read_file(path: Path, name: str) -> bytes:
             return file.read()
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         raise Broken(MISSING_IMAGE, name) from None
-    except (OSError, ValueError) as error:  # a name too long or not text, no permission, a loop
-        why = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        raise Broken(MISSING_IMAGE, f"{name[:100]}: {why}") from None
+    except ValueError as error:  # a name that is no text
+        raise Broken(MISSING_IMAGE, f"{name[:100]}: {error}") from None
+    except OSError as error:
+        if error.errno not in _OF_THE_NAME:
+            raise UserError(f"{path}: can't be read: {error.strerror or error}") from None
+        raise Broken(MISSING_IMAGE, f"{name[:100]}: {error.strerror}") from None
 
 
 def _is_file(path: Path) -> bool:

@@ -12,6 +12,7 @@ from vila_core.data.readers.folder import IMAGE_SUFFIXES, MISSING_IMAGE, checked
 from vila_core.data.readers.lines import BROKEN_JSON, problem
 from vila_core.data.readers.records import BROKEN_RECORD, MAX_FILE_BYTES, TOO_LARGE_FILE, Broken
 from vila_core.data.readers.sound import BROKEN_TEXT
+from vila_core.errors import UserError
 
 MAX_TEXT_BYTES = 16 * 2**20
 WHOLE = -1
@@ -96,8 +97,8 @@ def _range(member: Member, name: str) -> bytes:
             data = os.pread(descriptor, member.size, member.offset)
         finally:
             os.close(descriptor)
-    except OSError as error:
-        raise Broken("damaged archive", f"{name}: {error.strerror}") from None
+    except OSError as error:  # it was there when its headers were read
+        raise UserError(f"{member.path}: can't be read: {error.strerror or error}") from None
     if len(data) < member.size:
         raise Broken("damaged archive", f"{name}: {len(data)} of {member.size} bytes are there")
     return data

@@ -137,4 +137,4 @@ def _read(row: Row) -> bytes:
         finally:
             os.close(descriptor)
     except OSError as error:
-        raise Broken(_DAMAGED, f"{Path(row.path).name}: {error.strerror}") from None
+        raise UserError(f"{row.path}: can't be read: {error.strerror or error}") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import struct
@@ -73,8 +74,12 @@ class ZipImages:
                 fields = _LOCAL_HEADER.unpack(header)
                 file.seek(fields[-2] + fields[-1], os.SEEK_CUR)  # its name and extra fields
                 return file.read(entry.packed)
-        except (OSError, ValueError, OverflowError) as error:  # a place that can't be
+        except (ValueError, OverflowError) as error:  # a place that can't be
             raise Broken(_REASON, f"{name}: {error}") from None
+        except OSError as error:
+            if error.errno == errno.EINVAL:
+                raise Broken(_REASON, f"{name}: stands nowhere") from None
+            raise UserError(f"{self._path}: can't be read: {error.strerror}") from None
 
 
 @lru_cache(maxsize=4)
