@@ -18,6 +18,8 @@ from tests.data.archives import write_tar
 from tests.data.fuzz import Fuzz
 from tests.data.fuzz_corpora import MAKERS
 from tests.data.make import documents, noise, picture, write_corpus
+from vila_core.config import validate
+from vila_core.data.corpus import Corpus
 from vila_core.data.encode import Counts
 from vila_core.data.readers import READERS
 from vila_core.data.reencode import Reencode, shrunk
@@ -26,6 +28,8 @@ from vila_core.data.shards import pack
 from vila_core.errors import UserError
 from vila_core.images import check, decode
 from vila_core.jsonio import dumps
+from vila_core.miniature.words import write_tokenizer
+from vila_core.stages import prepare
 
 BATCH = 1000
 
@@ -168,3 +172,26 @@ def read_or_stop(form: str, corpus: Path) -> tuple[list[Any], str]:
     except UserError as error:
         return rows, str(error)
     return rows, ""
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_prepare_takes_what_the_readers_give(name: str, tmp_path: Path) -> None:
+    """The whole way: rules, re-encoding, tokens, shards; every record is accounted for."""
+    (tmp_path / "raw").mkdir()
+    form, make = MAKERS[name]
+    path, expected = make(tmp_path / "raw", Fuzz(99), 300)
+    write_tokenizer(tmp_path / "lm")
+    corpus: dict[str, Any] = {"name": "fuzz", "format": form, "path": str(path)}
+    corpus.update(template="plain", reencode={"side": 16}, rules={"min_words": 2})
+    values = {"source": "corpora", "tokenizer": str(tmp_path / "lm"), "max_set_aside": 1}
+    config = validate(
+        prepare.Config, {**values, "corpora": [corpus]}, where="test.yaml", path="prepare"
+    )
+    prepare.run(config, {}, tmp_path / "out")
+    report = json.loads((tmp_path / "out/data/report.json").read_text())["corpora"]["fuzz"]
+    assert report["read"] == expected
+    assert report["kept"] + sum(report["set_aside"].values()) == expected
+    corpus_out = Corpus.open(tmp_path / "out/data/corpora/fuzz")
+    assert len(corpus_out) == report["kept"] > 10
+    for number in range(len(corpus_out)):
+        assert corpus_out.read(number).meta["source"]
