@@ -38,6 +38,13 @@ class Frozen(BaseModel):
         """
         return []
 
+    def streamed(self, uris: Mapping[str, str]) -> tuple[Frozen, frozenset[str]]:
+        """Return the config that reads inputs where they are, and those not to be fetched then.
+
+        `uris` are the artifacts of the inputs where the store is remote; empty on this machine.
+        """
+        return self, frozenset()
+
 
 ConfigT = TypeVar("ConfigT", bound=Frozen)
 

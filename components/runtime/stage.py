@@ -33,7 +33,7 @@ from components.runtime.sinks import MetricsFile, Sink, WandbSink, finite
 from components.runtime.usage import Usage
 from components.runtime.workspace import locked, work_folder
 from vila_core.config import Frozen, validate
-from vila_core.store import ArtifactRef, Store, fetch, open_store, publish
+from vila_core.store import ArtifactRef, Store, fetch, open_store, publish, ref_of
 from vila_core.types import StageResult
 
 _STAGES = "vila_core.stages"
@@ -251,7 +251,12 @@ class _Step:
 
     def _compute(self, config: Frozen, key: TaskKey, work: Path) -> _Outcome:
         call = self._call
-        folders = {name: fetch(self._store, ref) for name, ref in call.inputs.items()}
+        remote = self._store.local_path("") is None
+        uris = {name: ref_of(self._store, ref.sha256).uri for name, ref in call.inputs.items()}
+        config, left = config.streamed(uris if remote else {})
+        folders = {
+            name: fetch(self._store, ref) for name, ref in call.inputs.items() if name not in left
+        }
         work.mkdir(parents=True, exist_ok=True)
         run = importlib.import_module(stage_module(call.stage)).run
         self._sinks.append(MetricsFile(self._writer.folder / "metrics.jsonl"))

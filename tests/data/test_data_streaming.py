@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import threading
 import time
@@ -25,7 +26,7 @@ from vila_core.data.readahead import ReadAhead
 from vila_core.errors import Damaged, NotFound, UserError
 from vila_core.stages import pretrain
 from vila_core.stages._training import open_corpora
-from vila_core.store import Store, open_store
+from vila_core.store import Store, open_store, publish
 
 WEIGHTS = {"coyo": 0.5, "mmc4": 0.3, "flan": 0.2}
 
@@ -188,6 +189,31 @@ def test_manifests_are_part_of_a_tasks_key(location: str) -> None:
     assert key(location)["outside"] != before["outside"]
     none = f"{location}/none"
     assert key(none)["outside"] == {none: "missing"}
+
+
+def test_artifacts_are_read_in_place_and_checked(folder: Path, location: str) -> None:
+    store = open_store(location)
+    ref = publish(store, folder)
+    address = f"artifact+{ref.uri}"
+    there, here = open_corpora(address, WEIGHTS), in_folder(folder)
+    assert all(there["coyo"].read(n) == here["coyo"].read(n) for n in range(60))
+    config = pretrain.Config(data=address)
+    assert config.cache_key()["data"] == ref.sha256
+    assert not config.outside()
+    base = f"artifacts/{ref.sha256}"
+    for name, told in (
+        ("corpora/mmc4/mmc4-00000.tar", "mmc4-00000.tar: is not what"),
+        ("corpora/mmc4/manifest.json", "mmc4/manifest.json: does not match its digest"),
+        ("manifest.json", f"{ref.sha256}/manifest.json: does not match its digest"),
+    ):
+        data = store.read(f"{base}/{name}")
+        if (local := store.local_path(f"{base}/{name}")) is not None:
+            local.chmod(0o644)
+        store.write(f"{base}/{name}", data[:-2] + b"!" + data[-1:])
+        with pytest.raises(Damaged, match=re.escape(told)):
+            open_corpora(address, WEIGHTS)["mmc4"].read(0)
+    with pytest.raises(UserError, match="is not the address of a version"):
+        open_corpora(f"artifact+{location}/somewhere", WEIGHTS)
 
 
 def test_shards_are_shuffled_in_groups() -> None:

@@ -92,17 +92,16 @@ class InStore(Location):
 def locate(location: str | Path | Location) -> Location:
     """Return the location: `s3://…` and `file://…` through the shard cache, a path in place.
 
-    `dvc:PATH@REV` and `dvc+s3://…#<md5>.dir` are versions, through the cache too. Raises UserError
-    for another scheme.
+    `dvc:PATH@REV`, `dvc+s3://…#<md5>.dir` and `artifact+s3://…/artifacts/<sha256>` name content,
+    and go through the cache too. Raises UserError for another scheme.
     """
     if isinstance(location, Location):
         return location
-    if isinstance(location, str) and location.startswith(("dvc:", "dvc+")):
-        from vila_core.data.dvc_remote import InDvc
+    if isinstance(location, str) and location.startswith(("dvc:", "dvc+", "artifact+")):
+        from vila_core.data.by_content import at_address
         from vila_core.data.versions import SCHEME, resolve
 
-        pinned = resolve(location).address if location.startswith(SCHEME) else location
-        return InDvc.parse(pinned)
+        return at_address(resolve(location).address if location.startswith(SCHEME) else location)
     if isinstance(location, Path) or "://" not in location:
         return Folder(Path(location).expanduser())
     open_store(location)  # tells of a wrong scheme, or of credentials that are missing

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vila_core.data.dvc_remote import address
+from vila_core.data.by_content import dvc_address
 from vila_core.errors import UserError, VilaError, require
 
 SCHEME = "dvc:"
@@ -40,7 +40,7 @@ class Version:
     @property
     def address(self) -> str:
         """Where it can be read from without the repository."""
-        return address(self.remote, self.md5, self.below)
+        return dvc_address(self.remote, self.md5, self.below)
 
     def as_json(self) -> dict[str, Any]:
         """Return what a run records of it."""

@@ -102,31 +102,42 @@ class TrainingConfig(Frozen):
         return self
 
     def cache_key(self) -> dict[str, Any]:
-        """Return the resolved config; of a version's address, only what names the content."""
-        key = super().cache_key()
-        if self.data is not None and self.data.startswith("dvc+"):
-            key["data"] = self.data.partition("#")[2]
-        return key
+        """Return the resolved config; of an address by content, only what names the content."""
+        return super().cache_key() | ({"data": self._content} if self._content else {})
 
     def outside(self) -> list[Path | str]:
         """Return where the corpora are, unless in the data of prepare or named by content."""
-        if self.data is None or self.data.startswith("dvc+"):
+        if self.data is None or self._content:
             return []
         remote = "://" in self.data or self.data.startswith("dvc:")
         return [self.data if remote else Path(self.data).expanduser()]
+
+    def streamed(self, uris: Mapping[str, str]) -> tuple[TrainingConfig, frozenset[str]]:
+        """Read the corpora of the prepare task from where they are, if from nowhere else."""
+        if self.data is None and "data" in uris:
+            address = f"artifact+{uris['data']}"
+            return self.model_copy(update={"data": address}), frozenset(["data"])
+        return self, frozenset(["data"]) if self.data is not None else frozenset()
+
+    @property
+    def _content(self) -> str | None:
+        from vila_core.data.by_content import content_of
+
+        return None if self.data is None else content_of(self.data)
 
 
 def train_model(
     config: TrainingConfig,
     load: Callable[[], tuple[VilaForConditionalGeneration, VilaProcessor]],
-    data: Path,
+    data: Path | None,
     out_dir: Path,
     report: Reporter,
     mirror: Mirror | None = None,
 ) -> StageResult:
     """Load a model, freeze it by stage, train it on the mixture and save it to `out_dir/model`.
 
-    Raises UserError when a corpus of the mixture isn't in `data`, and what `fit` raises.
+    The corpora are in `config.data`, else in `data`, which is None where it was not fetched.
+    Raises UserError when a corpus of the mixture isn't there, and what `fit` raises.
     """
     for module in ("torch", "transformers"):
         require(module, extra="train", why="train a model")
@@ -137,7 +148,12 @@ def train_model(
     from vila_core.train.loop import fit
     from vila_core.train.loss import vila_loss
 
-    corpora = open_corpora(config.data or data, config.mixture)
+    where = config.data or data
+    if where is None:
+        raise ValueError("neither the config nor the inputs say where the corpora are")
+    if config.data is not None:
+        report.info(f"the corpora are read from {config.data}")
+    corpora = open_corpora(where, config.mixture)
     model, processor = load()
     counts = freeze(model, config.trains)
     adapters = None

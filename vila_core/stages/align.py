@@ -37,4 +37,4 @@ def run(
 ) -> StageResult:
     """Build the model from `vision_tower` and `language_model`, align it on `data`, and save it."""
     load = partial(build_model, inputs["vision_tower"], inputs["language_model"], config.model)
-    return train_model(config, load, inputs["data"], out_dir, report, mirror)
+    return train_model(config, load, inputs.get("data"), out_dir, report, mirror)

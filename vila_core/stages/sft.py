@@ -36,4 +36,4 @@ def run(
 ) -> StageResult:
     """Fine-tune the model `base` on `data`, and save it."""
     load = partial(load_model, inputs["base"])
-    return train_model(config, load, inputs["data"], out_dir, report, mirror)
+    return train_model(config, load, inputs.get("data"), out_dir, report, mirror)
