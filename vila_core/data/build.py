@@ -24,6 +24,7 @@ from vila_core.data.report import CorpusReport
 from vila_core.data.sample import SetAside
 from vila_core.data.shards import MANIFEST, ShardLimits, ShardWriter
 from vila_core.data.supervision import Supervision
+from vila_core.data.token_counts import CHAT_KEY, DIGEST_KEY
 from vila_core.data.work import Chunk, Done, Made, Work, Worker
 from vila_core.jsonio import read_object
 
@@ -148,8 +149,9 @@ def _facts(work: Work, worker: Worker) -> dict[str, object]:
     tokenizer = work.tokenizer / "tokenizer.json"
     if tokenizer.exists():
         facts["tokenizer_sha256"] = hashlib.sha256(tokenizer.read_bytes()).hexdigest()
+    facts[DIGEST_KEY] = worker.encoder.digest
     if worker.encoder.chat_template:
-        facts["chat_template_sha256"] = worker.encoder.chat_template
+        facts[CHAT_KEY] = worker.encoder.chat_template
     if worker.licence:
         facts["licence"] = worker.licence
     if source.reencode:

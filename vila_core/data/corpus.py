@@ -7,6 +7,7 @@ import os
 import zlib
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from vila_core.data.index import FILE_NAME, Index
 from vila_core.data.location import MANIFEST, Location, locate
 from vila_core.data.sample import Sample, digest, part_from_json
 from vila_core.data.shards import FORMAT_VERSION
+from vila_core.data.token_counts import CHAT_KEY, DIGEST_KEY, Counted, find
 from vila_core.errors import Damaged, NotFound, UserError
 
 _OPEN_SHARDS = 128
@@ -27,9 +29,16 @@ class Corpus:
     """A folder of shards. Cheap to open and to send to a worker; shards are opened when needed."""
 
     def __init__(
-        self, uri: str, manifest: dict[str, Any], index: Index, shards: Sequence[Path | RemoteFile]
+        self,
+        where: Location,
+        manifest: dict[str, Any],
+        index: Index,
+        shards: Sequence[Path | RemoteFile],
+        counts: str = "",
     ) -> None:
-        self.uri, self.manifest, self.index = uri, manifest, index
+        """Join the pieces; `counts` names the token counts that are not those of the index file."""
+        self._where, self.uri, self._counts = where, where.uri, counts
+        self.manifest, self.index = manifest, index
         self.name: str = manifest["name"]
         self.template: str = manifest["template"]
         self._files = _Files(shards)
@@ -61,7 +70,7 @@ class Corpus:
             where.file(shard["path"], shard["sha256"], shard["size"])
             for shard in manifest["shards"]
         ]
-        return cls(where.uri, manifest, _load_index(where, manifest["index_sha256"]), shards)
+        return cls(where, manifest, _load_index(where, manifest["index_sha256"]), shards)
 
     def __len__(self) -> int:
         return len(self.index.offset)
@@ -75,8 +84,10 @@ class Corpus:
 
     @property
     def digest(self) -> str:
-        """The sha256 of the index, which holds the digest of every sample."""
-        return self.manifest["index_sha256"]
+        """The sha256 of the index, which holds every sample's digest; then what other counts are
+        called."""
+        own = self.manifest["index_sha256"]
+        return f"{own}+{self._counts}" if self._counts else own
 
     def key(self, number: int) -> str:
         """Return the sample key of sample `number`."""
@@ -116,16 +127,48 @@ class Corpus:
         if sample is None and self._files.renew(shard):
             sample = self._intact(number)
         if sample is None:
-            raise Damaged(
-                f"{self.key(number)}: the bytes in {self._files.path(shard)} are not the ones that "
-                "were indexed.\n  fix: prepare the corpus again."
-            )
+            raise self._changed(number)
         return sample
+
+    def read_text(self, number: int) -> Sample:
+        """Read one sample with empty images: what counting tokens needs. Raises Damaged."""
+        index = self.index
+        shard, size = int(index.shard[number]), int(index.json_size[number])
+        header = self._files.read(shard, int(index.offset[number]), size)
+        if zlib.crc32(header) != int(index.json_crc32[number]):
+            raise self._changed(number)
+        value = json.loads(header)
+        parts = tuple(part_from_json(part) for part in value["parts"])
+        images = (b"",) * int(index.num_images[number])
+        return Sample(value["key"], value["kind"], parts, images, value["digest"], value["meta"])
+
+    def counted_by(self, counted: Counted) -> Corpus | None:
+        """Return the corpus as another tokenizer or template counted it; None if none has.
+
+        What is there is a file beside the index: see `token_counts`. Raises Damaged.
+        """
+        counts = find(self._where, counted, self.manifest["index_sha256"], self.index)
+        if counts is None:
+            return None
+        manifest = {
+            **self.manifest,
+            "template": counted.template,
+            DIGEST_KEY: counted.tokenizer,
+            CHAT_KEY: counted.chat_template,
+        }
+        index = replace(self.index, **vars(counts))
+        return Corpus(self._where, manifest, index, self._files.sources, counts=counted.name)
 
     @cached_property
     def remote(self) -> list[RemoteFile]:
         """The shards by number where they come from a store; empty where they are read in place."""
         return [source for source in self._files.sources if isinstance(source, RemoteFile)]
+
+    def _changed(self, number: int) -> Damaged:
+        return Damaged(
+            f"{self.key(number)}: the bytes in {self._files.path(int(self.index.shard[number]))} "
+            "are not the ones that were indexed.\n  fix: prepare the corpus again."
+        )
 
     def _intact(self, number: int) -> Sample | None:
         """Return the sample, or None when the bytes of the shard are not what was indexed."""

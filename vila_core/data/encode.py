@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +20,7 @@ from vila_core.data.templates import (
     render,
     with_eos,
 )
+from vila_core.data.token_counts import tokenizer_digest
 from vila_core.errors import UserError
 
 if TYPE_CHECKING:
@@ -107,11 +109,20 @@ class Encoder:
             "|".join(map(re.escape, sorted({*specials, *markers}, key=len, reverse=True)))
         )
 
+    @cached_property
+    def digest(self) -> str:
+        """The sha256 of how the tokenizer cuts text: see `tokenizer_digest`."""
+        # A second or so for a vocabulary of 150,000, and seldom needed.
+        return tokenizer_digest(self._backend.to_str(), str(self.tokenizer.eos_token or ""))
+
     def with_template(self, template: str) -> Encoder:
         """Return this encoder with another template."""
         if template == self.template.name:
             return self
-        return Encoder(self.tokenizer, template, self.image_token_id, self.tokens_per_image)
+        made = Encoder(self.tokenizer, template, self.image_token_id, self.tokens_per_image)
+        if "digest" in self.__dict__:
+            made.__dict__["digest"] = self.digest  # the tokenizer is the same
+        return made
 
     @property
     def chat_template(self) -> str | None:

@@ -15,7 +15,7 @@ import numpy as np
 from vila_core.errors import Damaged
 
 FILE_NAME = "index.npz"
-_UNREADABLE = (
+UNREADABLE = (
     OSError,
     ValueError,
     KeyError,
@@ -84,7 +84,7 @@ class Index:
         try:
             with np.load(source, allow_pickle=False) as arrays:
                 return cls(**{field.name: arrays[field.name] for field in fields(cls)})
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             raise Damaged(f"{name or source}: is not a readable index: {error}") from None
 
 

@@ -16,12 +16,11 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain, islice
-from typing import BinaryIO, cast
+from typing import BinaryIO, Generic, Protocol, TypeVar, cast
 
-from vila_core.data.work import Chunk, Done, Work, Worker
 from vila_core.errors import VilaError
 
 _ALONE_SECONDS = 2.0
@@ -29,7 +28,32 @@ _LENGTH = struct.Struct("<Q")
 _MODULE = "vila_core.data.pool"
 
 
-def do(chunks: Iterable[Chunk], worker: Worker, work: Work, workers: int) -> Iterator[Done]:
+class Chunk(Protocol):
+    """A piece of work: small enough that some of them fit in memory, and it can be pickled."""
+
+    @property
+    def span(self) -> str:
+        """From where to where it goes, for messages."""
+        ...
+
+
+_C = TypeVar("_C", bound=Chunk)
+_D = TypeVar("_D")
+_Takes = TypeVar("_Takes", bound=Chunk, contravariant=True)
+_Gives = TypeVar("_Gives", covariant=True)
+
+
+class Work(Protocol[_Takes, _Gives]):
+    """What a worker must know. Small, so that it can be sent to another process."""
+
+    def worker(self) -> Callable[[_Takes], _Gives]:
+        """Return what does the chunks."""
+        ...
+
+
+def do(
+    chunks: Iterable[_C], worker: Callable[[_C], _D], work: Work[_C, _D], workers: int
+) -> Iterator[_D]:
     """Yield what each chunk became, in order.
 
     The first ones are done by `worker` in this process: starting others takes some seconds, in
@@ -54,20 +78,20 @@ def cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _spread(chunks: Iterator[Chunk], work: Work, workers: int) -> Iterator[Done]:
-    idle: queue.SimpleQueue[_Child] = queue.SimpleQueue()
-    children = [_Child(work) for _ in range(workers)]
+def _spread(chunks: Iterator[_C], work: Work[_C, _D], workers: int) -> Iterator[_D]:
+    idle: queue.SimpleQueue[_Child[_C, _D]] = queue.SimpleQueue()
+    children: Sequence[_Child[_C, _D]] = [_Child(work) for _ in range(workers)]
     for child in children:
         idle.put(child)
 
-    def ask(chunk: Chunk) -> Done:
+    def ask(chunk: _C) -> _D:
         child = idle.get()
         try:
             return child.ask(chunk)
         finally:
             idle.put(child)
 
-    waiting: deque[Future[Done]] = deque()
+    waiting: deque[Future[_D]] = deque()
     threads = ThreadPoolExecutor(workers, thread_name_prefix="prepare")
     try:
         for chunk in chunks:
@@ -84,8 +108,8 @@ def _spread(chunks: Iterator[Chunk], work: Work, workers: int) -> Iterator[Done]
         threads.shutdown()
 
 
-class _Child:
-    def __init__(self, work: Work) -> None:
+class _Child(Generic[_C, _D]):
+    def __init__(self, work: Work[_C, _D]) -> None:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         self._process = subprocess.Popen(
             [sys.executable, "-m", _MODULE],
@@ -97,21 +121,20 @@ class _Child:
         self._from = cast(BinaryIO, self._process.stdout)
         _send(self._to, work)
 
-    def ask(self, chunk: Chunk) -> Done:
+    def ask(self, chunk: _C) -> _D:
         try:
             _send(self._to, chunk)
             answer = _receive(self._from)
         except (OSError, EOFError):
             code = self._process.wait()
             raise VilaError(
-                f"a worker of prepare died (exit code {code}) on the records from "
-                f"{chunk.records[0].where} to {chunk.records[-1].where}.\n"
-                "  fix: if the machine ran out of memory, use fewer `workers`; run it again, it "
-                "goes on after the last shard."
+                f"a worker died (exit code {code}) on the records {chunk.span}.\n"
+                "  fix: if the machine ran out of memory, use fewer `workers`; run it again: "
+                "prepare goes on after the last shard."
             ) from None
         if isinstance(answer, BaseException):
             raise answer
-        return cast(Done, answer)
+        return cast(_D, answer)
 
     def stop(self) -> None:
         self._process.kill()
@@ -141,7 +164,7 @@ def _receive(pipe: BinaryIO) -> object:
 
 
 def _serve(source: BinaryIO, target: BinaryIO) -> None:
-    worker = Worker(cast(Work, _receive(source)))
+    worker = cast("Work[Chunk, object]", _receive(source)).worker()
     while True:
         chunk = cast(Chunk, _receive(source))
         try:

@@ -89,6 +89,10 @@ class Work:
     limits: SampleLimits
     dedupe: DedupeConfig | None = None
 
+    def worker(self) -> Worker:
+        """Return what does the chunks, with an encoder of its own."""
+        return Worker(self)
+
 
 @dataclass(frozen=True)
 class Chunk:
@@ -96,6 +100,11 @@ class Chunk:
 
     shard: str
     records: tuple[Record, ...]
+
+    @property
+    def span(self) -> str:
+        """From where to where it goes, for messages."""
+        return f"from {self.records[0].where} to {self.records[-1].where}"
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from vila_core.config import Frozen
+from vila_core.data.templates import NAMES
 from vila_core.errors import UserError, require
+from vila_core.stages._counts import counted_corpora
 from vila_core.train.config import LoraConfig, TrainConfig
 from vila_core.types import Mirror, Reporter, StageResult
 
@@ -44,6 +46,11 @@ class TrainingConfig(Frozen):
         default=None,
         description="where the corpora are instead of in the data of the prepare task: a folder, "
         "or, streamed through the shard cache, s3://bucket/prefix or dvc:PATH@REV",
+    )
+    templates: Mapping[str, str] = Field(
+        default={},
+        description="corpora of the mixture that are laid out by another template than the one "
+        "they were prepared with; `vila data count` counts them first",
     )
     shuffle_shards: int | None = Field(
         default=None,
@@ -91,6 +98,18 @@ class TrainingConfig(Frozen):
                 "names vision_tower; take it out, or set train.cache_features to 0"
             )
         return self
+
+    @field_validator("templates")
+    @classmethod
+    def _known_templates(
+        cls, templates: Mapping[str, str], info: ValidationInfo
+    ) -> Mapping[str, str]:
+        for name, template in templates.items():
+            if name not in info.data.get("mixture", templates):
+                raise ValueError(f"the mixture has no corpus '{name}'")
+            if template not in NAMES:
+                raise ValueError(f"'{template}': known templates are {', '.join(NAMES)}")
+        return templates
 
     @model_validator(mode="after")
     def _limits_name_the_mixture(self) -> TrainingConfig:
@@ -170,16 +189,16 @@ def train_model(
         from vila_core.train.features import FeatureCache
 
         features = FeatureCache(model, processor.settings(), config.train, out_dir, report)
-    first = next(iter(corpora.values()))
+    encoder = Encoder(
+        processor.tokenizer,
+        next(iter(corpora.values())).template,  # the loader takes each corpus's own
+        model.config.image_token_id,
+        model.config.tokens_per_image,
+    )
     loader = PackLoader(
-        corpora,
+        counted_corpora(corpora, encoder, config.templates),
         config.mixture,
-        Encoder(
-            processor.tokenizer,
-            first.template,  # the loader takes each corpus's own
-            model.config.image_token_id,
-            model.config.tokens_per_image,
-        ),
+        encoder,
         processor.transform_bytes,
         pack_tokens=config.pack_tokens,
         pack_images=config.pack_images,

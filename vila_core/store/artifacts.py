@@ -42,6 +42,15 @@ def ref_of(store: Store, sha256: str) -> ArtifactRef:
     return ArtifactRef(uri=f"{store.uri}/artifacts/{sha256}", sha256=sha256)
 
 
+def is_in_artifact(path: Path) -> bool:
+    """Return whether a path lies in the folder of an artifact, where nothing may be changed."""
+    inside = path.resolve()
+    return any(
+        folder.parent.name == "artifacts" and (folder / MANIFEST).is_file()
+        for folder in (inside, *inside.parents)
+    )
+
+
 def publish(store: Store, folder: Path, *, move: bool = False) -> ArtifactRef:
     """Store a folder; the same content again is a no-op, a damaged copy is replaced.
 

@@ -43,6 +43,37 @@ def prepare(
 
 
 @app.command()
+def count(
+    folder: Annotated[Path, typer.Argument(help="A folder that prepare wrote, or a corpus in it.")],
+    tokenizer: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="A folder with tokenizer files, or of a model.")
+    ],
+    template: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Default: each corpus's own.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes. Default: one per processor.")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Count tokens again, for a model with another tokenizer or another template.
+
+    No shard is changed: the counts lie beside the index.
+    """
+    from vila_ops.data import count as counting
+
+    found = []
+    for one in counting.count(folder, tokenizer, template, workers=workers, quiet=json):
+        found.append(one)
+        if not json:
+            typer.echo(counting.line(one))
+    if json:
+        from vila_core.jsonio import dumps
+
+        typer.echo(dumps(found))
+
+
+@app.command()
 def inspect(
     data: Annotated[
         str, typer.Argument(help="A folder that prepare wrote, a corpus in it, or a run.")
