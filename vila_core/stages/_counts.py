@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vila_core.errors import UserError
@@ -52,18 +51,20 @@ def _not_counted(
         what = "the tokenizer of the model: it was prepared with another one"
     folder = None if corpus.remote else corpus.folder
     place = encoder.tokenizer.name_or_path or "MODEL"
-    command = f"vila data count {folder or 'FOLDER'} --tokenizer {place}"
+    options = f"--tokenizer {place}"
     if corpus.template != wanted.template:
-        command += f" --template {wanted.template}"
-    if folder is None:
-        command += ", in the folder that was uploaded; then upload it again"
-    elif is_in_artifact(folder):
-        command = (
-            f"prepare.tokenizer: {Path(place)}, and a prepare of its own; or, as the data of a run "
-            f"are never changed, copy the folder, {command.replace(str(folder), 'COPY')}, and name "
-            "the copy in `data` of the training task"
+        options += f" --template {wanted.template}"
+    if "/artifacts/" in corpus.uri if folder is None else is_in_artifact(folder):
+        fix = (
+            f"prepare.tokenizer: {place}, and prepare anew. Or, as the data of a run are never "
+            f"changed: copy the folder, vila data count COPY {options}, and name the copy in "
+            "`data` of the training task."
         )
+    elif folder is None:
+        fix = f"vila data count FOLDER {options}, where it was uploaded from; then upload again."
+    else:
+        fix = f"vila data count {folder} {options}"
     return (
         f"corpus '{corpus.name}' ({corpus.uri}): its tokens were not counted with {what}.\n"
-        f"  fix: {command}"
+        f"  fix: {fix}"
     )
