@@ -20,6 +20,7 @@ from vila_core.data.corpus import Corpus
 from vila_core.errors import UserError
 from vila_core.miniature.words import write_tokenizer
 from vila_ops.cli.main import app
+from vila_ops.recipes import load_recipe
 
 
 @pytest.fixture
@@ -41,6 +42,7 @@ def config(tmp_path: Path) -> Path:
 def write_config(folder: Path, **more: Any) -> Path:
     corpus = {"name": "mmc4", "format": "mmc4", "path": str(folder / "mmc4")}
     section = {"source": "corpora", "tokenizer": str(folder / "lm"), "corpora": [corpus], **more}
+    section["dedupe"] = {"exact": False, "near": False, "decontaminate": "off"}
     path = folder / "data.yaml"
     path.write_text(yaml.safe_dump({"prepare": {"max_set_aside": 0.1, **section}}))
     return path
@@ -110,3 +112,18 @@ def test_interrupted_it_goes_on(config: Path, tmp_path: Path) -> None:
     assert json.loads(printed)["corpora"]["mmc4"]["read"] == 30_300
     first = min(shards, key=lambda path: path.name)
     assert (out / "corpora/mmc4" / first.name).stat().st_ino == shards[first]
+
+
+def test_the_example_can_be_prepared(tmp_path: Path) -> None:
+    out = tmp_path / "my-data"
+    assert "mmc4" in vila("data", "example", out, "--samples", 50)
+    recipe = load_recipe(str(out / "recipe.yaml"))
+    assert recipe.configs["prepare"].model_dump()["source"] == "corpora"
+    printed = vila("data", "prepare", out / "recipe.yaml", "--to", tmp_path / "out", "--json")
+    report = json.loads(printed)["corpora"]
+    assert {name: row["read"] for name, row in report.items()} == dict.fromkeys(
+        ("coyo", "flan", "llava", "mmc4"), 50
+    )
+    assert (tmp_path / "out/eval/miniature_vqa/items.jsonl").is_file()
+    with pytest.raises(UserError, match="exists already"):
+        vila("data", "example", out)

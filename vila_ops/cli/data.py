@@ -159,3 +159,19 @@ def takedown(
 
 for version_command in data_versions.COMMANDS:
     app.command()(version_command)
+
+
+@app.command()
+def example(
+    to: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],
+    samples: Annotated[int, typer.Option(min=50, help="Samples of each corpus.")] = 500,
+) -> None:
+    """Write small corpora in the published formats, and a recipe that reads them.
+
+    They are the quickstart's miniature world: MMC4, COYO, LLaVA and FLAN files, a tokenizer and
+    evaluation sets.
+    """
+    from vila_ops.data.example import write_example
+
+    names = write_example(to, samples)
+    typer.echo(f"written: {to} ({', '.join(names)}, tokenizer, eval, recipe.yaml)")
