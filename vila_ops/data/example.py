@@ -14,11 +14,11 @@ from vila_core.miniature.world import write_world
 from vila_ops.recipes import find_recipe
 
 _STEPS = {
-    "vision_tower": 150,
-    "language_model": 300,
-    "align": 40,
-    "pretrain": 80,
-    "sft": 80,
+    "vision_tower": 60,
+    "language_model": 120,
+    "align": 20,
+    "pretrain": 40,
+    "sft": 40,
 }
 """A few of the quickstart's steps: enough to see everything work, too few to learn much."""
 
