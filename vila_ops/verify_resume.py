@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from components.runtime import stage_module
 from components.runtime.code import code_digest
 from components.runtime.mirror import checkpoints_of, mirror_of
-from components.runtime.record import RunRecord, now
+from components.runtime.record import Attempt, RunRecord, now
 from components.runtime.workspace import work_folder
 from vila_core.errors import UserError, VilaError
 from vila_core.jsonio import dumps
@@ -95,13 +95,13 @@ def verify_resume(
     `steps` is the longest window. Raises UserError for a task that does not train or has not begun,
     VilaError when the replay itself fails.
     """
-    name, started = _started(store, run_id, task)
-    parts = started["key_parts"]
+    name, attempt = _started(store, run_id, task)
+    parts = attempt.started["key_parts"]
     if steps is not None and steps < 2:
         raise UserError(f"--steps {steps}: a window has at least 2 steps.")
     with tempfile.TemporaryDirectory(prefix="vila-verify-") as folder:
-        replay = _Replay(store, parts, Path(folder))
-        pair = _pair(store, started["key"], replay.folder / "own", steps)
+        replay = _Replay(store, attempt, Path(folder))
+        pair = _pair(store, attempt.started["key"], replay.folder / "own", steps)
         if pair is not None:
             result = replay.against_own(*pair, say)
         else:
@@ -130,8 +130,9 @@ Result = tuple[str, int, "Checkpoint", "Checkpoint"]
 class _Replay:
     """Runs the stage of a task again, in processes of their own, in a folder that goes."""
 
-    def __init__(self, store: Store, parts: Mapping[str, Any], folder: Path) -> None:
-        self.stage, self.config = parts["stage"], parts["config"]
+    def __init__(self, store: Store, attempt: Attempt, folder: Path) -> None:
+        parts = attempt.started["key_parts"]
+        self.stage, self.config = parts["stage"], attempt.config
         self.total = self.config["train"]["steps"]
         self.folder = folder
         inputs = {name: fetch(store, ref_of(store, sha)) for name, sha in parts["inputs"].items()}
@@ -186,8 +187,8 @@ class _Replay:
         return found
 
 
-def _started(store: Store, run_id: str, task: str | None) -> tuple[str, Mapping[str, Any]]:
-    """Return the task's name and how its latest attempt began."""
+def _started(store: Store, run_id: str, task: str | None) -> tuple[str, Attempt]:
+    """Return the task's name and its latest attempt that began."""
     view = load_view(store, run_id)
     if task is None:
         trained = [one.name for one in view.tasks if one.stage in _TRAINING]
@@ -199,9 +200,9 @@ def _started(store: Store, run_id: str, task: str | None) -> tuple[str, Mapping[
     for attempt in reversed(attempts):
         parts = attempt.started.get("key_parts")
         if parts:
-            if "steps" not in (parts["config"].get("train") or {}):
+            if "steps" not in (attempt.config.get("train") or {}):
                 raise UserError(f"task {name} does not train: there is nothing to resume in it.")
-            return name, attempt.started
+            return name, attempt
     raise UserError(f"task {name} of run {run_id} has not begun; run it first.")
 
 

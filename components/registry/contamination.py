@@ -82,9 +82,9 @@ def _corpora(services: StageServices) -> list[Location]:
 
     found: dict[str, Location] = {}
     for attempt in ancestors(services, [services.inputs["model"].sha256]):
-        parts = attempt.started["key_parts"]
-        for name in parts["config"].get("mixture") or ():
-            root = parts["config"].get("data") or _place(services.store, parts["inputs"]["data"])
+        inputs, config = attempt.started["key_parts"]["inputs"], attempt.config
+        for name in config.get("mixture") or ():
+            root = config.get("data") or _place(services.store, inputs["data"])
             corpus = corpora_at(root).below(name)
             found[corpus.uri] = corpus
     return list(found.values())

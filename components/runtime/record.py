@@ -204,6 +204,12 @@ class Attempt:
     finished: Mapping[str, Any] | None = None
 
     @property
+    def config(self) -> Mapping[str, Any]:
+        """The task's resolved config. (What its key holds leaves out what changes no result.)"""
+        parts = self.started.get("key_parts") or {}  # records of before had it only there
+        return self.started.get("config") or parts.get("config") or {}
+
+    @property
     def log_key(self) -> str:
         """The store key of the log."""
         return f"{self.prefix}/log.txt"

@@ -115,7 +115,7 @@ def answer_from_cache(
     key = cache.task_key(stage, stage_module(stage), config, digests)
     entry = cache.look_up(store, key.key)
     if entry is not None:
-        writer = AttemptWriter(store, run_id, task, _started(stage, key))
+        writer = AttemptWriter(store, run_id, task, _started(stage, config, key))
         (writer.folder / "log.txt").write_text(f"{_cached_line(entry)}\n", encoding="utf-8")
         writer.finish(_finished(_cached(entry), began))
     return entry
@@ -153,8 +153,9 @@ def _execute(call: _Call) -> _Outcome:
         resolved = _resolve(call)
     except Exception as error:
         resolved = error  # told in the attempt's own record, once there is one
-    key = None if isinstance(resolved, Exception) else resolved[1]
-    writer = AttemptWriter(store, call.run.run_id, call.task, _started(call.stage, key))
+    config, key = (None, None) if isinstance(resolved, Exception) else resolved
+    started = _started(call.stage, config, key)
+    writer = AttemptWriter(store, call.run.run_id, call.task, started)
     log = TaskLog(writer.folder / "log.txt", capture=not call.inline)
     step = _Step(call, store, writer, log)
     interrupt: BaseException | None = None
@@ -314,9 +315,10 @@ class _Step:
         self._writer.finish(_finished(outcome, None, self.usage))
 
 
-def _started(stage: str, key: TaskKey | None) -> dict[str, Any]:
+def _started(stage: str, config: Frozen | None, key: TaskKey | None) -> dict[str, Any]:
     return {
         "stage": stage,
+        "config": config and config.model_dump(mode="json"),
         "key": key.key if key else None,
         "key_parts": key.parts if key else None,
     }

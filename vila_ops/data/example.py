@@ -31,14 +31,8 @@ def write_example(to: Path, samples: int) -> list[str]:
     """
     if to.exists():
         raise UserError(f"{to}: exists already.\n  fix: name a new folder, or remove this one.")
-    world = WorldConfig(
-        captions=samples,
-        documents=samples,
-        conversations=samples,
-        instructions=samples,
-        eval_items=20,
-        eval_digits=20,
-    )
+    sizes = dict.fromkeys(("captions", "documents", "conversations", "instructions"), samples)
+    world = WorldConfig.model_validate({**sizes, "eval_items": 20, "eval_digits": 20})
     corpora = write_world(to, world)
     prepare = {
         "source": "corpora",

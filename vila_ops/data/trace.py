@@ -102,12 +102,15 @@ def uses(store: Store, keys: Sequence[str]) -> list[Use]:
     found: list[Use] = []
     seen: set[str] = set()
     versions = list(_versions(store))
-    for run_id in list_runs(store):
+    runs = list_runs(store)
+    for run_id in runs:
         record = RunRecord.load(store, run_id)
         for name, attempts in record.tasks.items():
             started = next((one for one in reversed(attempts) if one.started.get("key")), None)
             if started is None or started.started["key"] in seen:
-                continue  # cached: the run that trained it is told
+                continue
+            if ((started.finished or {}).get("cached_from") or {}).get("run_id") in runs:
+                continue  # told with the run that trained it
             steps = _steps(store, record, started, attempts, keys)
             if steps is None:
                 continue
@@ -175,7 +178,7 @@ def _steps(
 ) -> tuple[int, tuple[int, ...]] | None:
     """Return how many steps a task has done, and those that drew a key; None: it trains nothing."""
     parts = started.started["key_parts"]
-    values = parts["config"]
+    values = started.config
     sha256 = parts["inputs"].get("data")
     if sha256 is None or "mixture" not in values or "train" not in values:
         return None
