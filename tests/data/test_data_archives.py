@@ -88,6 +88,9 @@ def test_img2dataset_shards_that_are_not_finished(tmp_path: Path) -> None:
         read("img2dataset", tmp_path)
     (tmp_path / "00000_stats.json").unlink()
     assert len(samples(read("img2dataset", tmp_path))) == 4  # none is there: they were taken away
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="holds no tar, folder of images or table"):
+        read("img2dataset", tmp_path / "empty")
     with pytest.raises(UserError, match="name the output folder of img2dataset"):
         read("img2dataset", tmp_path / "00000.tar")
 

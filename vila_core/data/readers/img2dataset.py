@@ -45,8 +45,10 @@ def files(path: Path) -> Sequence[RecordFile]:
         found = [folder for folder in pairs.files(path) if folder.name]
     elif any(path.rglob("*.tar")):
         found = webdataset.files(path)
-    else:
+    elif any(path.rglob("*.parquet")):
         found = corpus_files(path, (".parquet",))
+    else:
+        raise UserError(f"{path}: holds no tar, folder of images or table of img2dataset")
     _refuse_unfinished([one.path for one in found])
     return found
 
