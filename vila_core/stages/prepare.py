@@ -67,7 +67,8 @@ class Config(Frozen):
     workers: int | None = Field(
         default=None,
         ge=1,
-        description="processes; default: one per processor. The bytes written are the same",
+        description="processes; default: one per processor, for the miniature world one. The bytes "
+        "written are the same",
     )
     keep_raw: bool = Field(
         default=False, description="keep the miniature world's raw files in `data/raw`"
@@ -204,7 +205,7 @@ def _build(
             data / "corpora" / source.name,
             notes / source.name,
             shards=shards,
-            workers=config.workers or cpus(),
+            workers=config.workers or (1 if config.source == "miniature" else cpus()),
             exclude=exclude,
             judge=judge,
             told=told,
