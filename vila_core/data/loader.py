@@ -26,6 +26,7 @@ from vila_core.data.encode import Encoder
 from vila_core.data.mixture import Mixture, Source, check_weights
 from vila_core.data.packing import Pack, Planner, PlanState, deal
 from vila_core.data.readahead import ReadAhead, check_room, shards_of
+from vila_core.data.realised import COUNTED, realised, table
 from vila_core.errors import UserError, VilaError
 from vila_core.jsonio import digest
 from vila_core.types import Batch
@@ -35,7 +36,6 @@ State = dict[str, Any]
 _PREFETCH = 4
 _WINDOW_PACKS = 32
 _PLAN_VERSION = 2  # raised when the same settings give another order
-_COUNTED = ("samples", "tokens", "supervised", "images")
 
 
 class PackLoader:
@@ -113,7 +113,8 @@ class PackLoader:
             )
             for corpus, tokens_N, images_N in zip(used, lengths, images, strict=True)
         ]
-        self.mixture_by, self.asked = mixture_by, dict(zip(chosen, mixture.shares, strict=True))
+        self.mixture_by: Literal["tokens", "supervised"] = mixture_by
+        self.asked = dict(zip(chosen, mixture.shares, strict=True))
         self._pack_tokens = pack_tokens
         self._dataset = _Packs(used, encoder, lengths, image_transform, digest_images)
         self._packs_per_step = packs_per_step
@@ -135,7 +136,7 @@ class PackLoader:
 
     def initial_state(self) -> State:
         """Return the state before the first step: a few integers."""
-        counted = {name: dict.fromkeys(_COUNTED, 0) for name in self.names}
+        counted = {name: dict.fromkeys(COUNTED, 0) for name in self.names}
         return {"plan": self._planner.start().to_json(), "consumed": counted}
 
     def steps(self, state: Mapping[str, Any]) -> Iterator[tuple[list[Batch], State]]:
@@ -177,7 +178,7 @@ class PackLoader:
     def plan(self, state: Mapping[str, Any]) -> Iterator[tuple[list[Pack], State]]:
         """Yield the packs of each step, over all ranks in global order, and the state after it."""
         consumed = [
-            np.array([state["consumed"][name][kind] for kind in _COUNTED]) for name in self.names
+            np.array([state["consumed"][name][kind] for kind in COUNTED]) for name in self.names
         ]
         packs = self._planner.packs(PlanState.from_json(state["plan"]))
         while len(step := list(islice(packs, self._packs_per_step))) == self._packs_per_step:
@@ -188,7 +189,7 @@ class PackLoader:
             for source, some in enumerate(samples):
                 consumed[source] = consumed[source] + self._counts[source][some].sum(axis=0)
             counted = {
-                name: dict(zip(_COUNTED, row.tolist(), strict=True))
+                name: dict(zip(COUNTED, row.tolist(), strict=True))
                 for name, row in zip(self.names, consumed, strict=True)
             }
             _, after = step[-1]
@@ -223,42 +224,12 @@ class PackLoader:
 
     def table(self, state: Mapping[str, Any]) -> list[str]:
         """Return lines that tell, per corpus, the asked and the realised share up to `state`."""
-        rows = [("corpus", "asked", "realised", "tokens", "supervised", "epochs")]
-        for name, found in self.realised(state).items():
-            rows.append(
-                (
-                    name,
-                    f"{self.asked[name]:.2%}",
-                    f"{found[f'{self.mixture_by}_share']:.2%}",
-                    f"{found['tokens']:,.0f}",
-                    f"{found['supervised']:,.0f}",
-                    f"{found['epochs']:.2f}",
-                )
-            )
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        title = "mixture by supervised tokens" if self.mixture_by == "supervised" else "mixture"
-        return [
-            f"{title}: {row[0]:<{widths[0]}}"
-            + "".join(f"  {cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True))
-            for row in rows
-        ]
+        return table(self.realised(state), self.asked, self.mixture_by)
 
     def realised(self, state: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-        """Return what was consumed up to `state`, per corpus: counts, epochs and shares.
-
-        Keys: samples, tokens, supervised, images (counts over all ranks), epochs, and
-        tokens_share, supervised_share, images_share (of the whole mixture; 0 where there is none).
-        """
-        consumed = state["consumed"]
-        totals = {kind: sum(row[kind] for row in consumed.values()) for kind in _COUNTED}
-        result = {}
-        for number, name in enumerate(self.names):
-            row = {kind: float(consumed[name][kind]) for kind in _COUNTED}
-            row["epochs"] = row["samples"] / len(self._counts[number])
-            for kind in _COUNTED[1:]:
-                row[f"{kind}_share"] = row[kind] / totals[kind] if totals[kind] else 0.0
-            result[name] = row
-        return result
+        """Return what was consumed up to `state`, per corpus: see `realised.realised`."""
+        sizes = {name: len(rows) for name, rows in zip(self.names, self._counts, strict=True)}
+        return realised(state["consumed"], sizes)
 
     def hand(self, step: list[Pack]) -> list[Pack]:
         """Return this rank's packs of a step."""
