@@ -22,7 +22,7 @@ HEADROOM = 0.08
 """Share of a GPU's memory left for the CUDA context, NCCL and fragmentation (an assumption)."""
 MFU = {
     "gpu": (0.35, "middle of the 30-40% published for packed 7-8B VLMs (lmms-engine's MFU page)"),
-    CPU: (0.08, "the quickstart's stages logged 6-10% on two shared cores"),
+    CPU: (0.11, "the quickstart's stages logged 8-14% on two shared cores"),
 }
 
 

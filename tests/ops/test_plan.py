@@ -132,7 +132,7 @@ def test_the_tables_fit_80_columns_and_state_their_error(vila: Vila):
 def test_json_holds_everything(vila: Vila):
     made = json.loads(vila("plan", "vila-7b", "--gpus", "4", "--gpu", "a100-80", "--json"))
     assert made["total"]["cost"] is None
-    assert made["total"]["steps"] == 2326 + 12200 + 13000
+    assert made["total"]["steps"] == 2326 + 12390 + 13000
     assert [row["configured"] for row in made["stages"][0]["memory"]] == [False, False, True, False]
     assert made["stages"][0]["per_step"]["image_tokens"] is None
     assert made["memory_error"] == {"lowest": estimate.ERROR[0], "highest": estimate.ERROR[1]}
