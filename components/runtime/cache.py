@@ -12,6 +12,7 @@ from components.runtime.code import code_digest, lock_digest
 from components.runtime.secrets import mask
 from vila_core.config import Frozen
 from vila_core.data.location import manifest_digests
+from vila_core.data.raw import state_of
 from vila_core.errors import Damaged, NotFound
 from vila_core.fingerprint import fingerprint
 from vila_core.jsonio import digest, dumps
@@ -56,12 +57,13 @@ def task_key(stage: str, module: str, config: Frozen, inputs: Mapping[str, str])
 def _state(place: Path | str) -> str:
     """Return what changes with what lies there. Raises StoreError for a store that can't be read.
 
-    Manifests name the content of every shard, so of corpora in a store they tell all.
+    Manifests name the content of every shard, so of corpora in a store they tell all; of raw
+    files there, their tags do.
     """
     if isinstance(place, Path):
         return fingerprint(place)
     found = manifest_digests(place)
-    return digest(found) if found else "missing"
+    return digest(found) if found else state_of(place)
 
 
 def look_up(store: Store, key: str) -> CacheEntry | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,10 +10,12 @@ from pydantic import Field, field_validator, model_validator
 
 from vila_core.config import Frozen
 from vila_core.data.presets import resolve
+from vila_core.data.raw import beside, bring, is_remote
 from vila_core.data.readers import reader_of
 from vila_core.data.reencode import Reencode
 from vila_core.data.templates import NAMES
 from vila_core.errors import UserError
+from vila_core.types import Reporter
 
 if TYPE_CHECKING:
     from vila_core.data.work import CorpusSource
@@ -27,7 +30,7 @@ class CorpusConfig(Frozen):
     format: str = Field(
         description="how it is published: mmc4, coyo, llava, …, or your own as my_corpus.py:READER"
     )
-    path: str = Field(description="the file, or a folder of files")
+    path: str = Field(description="the file, or a folder of files; also s3://bucket/prefix")
     images: str | None = Field(
         default=None, description="image folder; default: `images` beside the file"
     )
@@ -83,6 +86,34 @@ class Limits(Frozen):
     tokens_per_image: int = Field(
         default=0, ge=0, description="what an image counts for max_tokens"
     )
+
+
+def brought(corpora: Sequence[CorpusConfig], folder: Path, report: Reporter) -> list[CorpusConfig]:
+    """Return the corpora with those that lie in a store copied below `folder`."""
+    return [
+        corpus.model_copy(update=_here(corpus, folder / corpus.name, report)) for corpus in corpora
+    ]
+
+
+def brought_folder(place: str, folder: Path, report: Reporter) -> str:
+    """Return `place`, copied to `folder` if it lies in a store."""
+    return str(bring(place, folder, _telling(place, report))) if is_remote(place) else place
+
+
+def _here(corpus: CorpusConfig, folder: Path, report: Reporter) -> dict[str, str]:
+    here: dict[str, str] = {}
+    images = corpus.images
+    if is_remote(corpus.path):
+        here["path"] = brought_folder(corpus.path, folder / "corpus", report)
+        images = images or beside(corpus.path, "images")
+    if images:
+        here["images"] = brought_folder(images, folder / "images", report)
+    return here
+
+
+def _telling(place: str, report: Reporter) -> Callable[[int, int], None]:
+    report.info(f"copying {place} to this machine")
+    return lambda done, of: report.progress(done, of, "files")
 
 
 def source_of(corpus: CorpusConfig, max_set_aside: float) -> CorpusSource:

@@ -15,12 +15,13 @@ from pydantic import Field, model_validator
 
 from vila_core.config import Frozen
 from vila_core.data.dedupe.config import DedupeConfig
+from vila_core.data.raw import is_remote, state_of
 from vila_core.data.readers import code_file
 from vila_core.errors import UserError
 from vila_core.fingerprint import fingerprint
 from vila_core.jsonio import digest, dumps
 from vila_core.miniature.config import WorldConfig
-from vila_core.stages._corpora import CorpusConfig, Limits, source_of
+from vila_core.stages._corpora import CorpusConfig, Limits, brought, brought_folder, source_of
 from vila_core.types import QUIET, Reporter, StageResult
 
 if TYPE_CHECKING:
@@ -96,12 +97,16 @@ class Config(Frozen):
         nothing = not self.dedupe.finds_duplicates and self.dedupe.decontaminate == "off"
         return None if nothing else self.dedupe
 
-    def outside(self) -> list[Path]:
+    def outside(self) -> list[Path | str]:
         """Return what is read: corpora, images, own formats, tokenizer and evaluation sets."""
         named: list[str | Path | None] = [self.tokenizer, self.eval, self.exclude]
         for corpus in self.corpora:
             named += [corpus.path, corpus.images, code_file(corpus.format)]
-        return [Path(path).expanduser() for path in named if path]
+        return [_place(place) for place in named if place]
+
+
+def _place(place: str | Path) -> Path | str:
+    return str(place) if is_remote(str(place)) else Path(place).expanduser()
 
 
 def run(
@@ -121,9 +126,14 @@ def run(
         sources = _write_miniature(config, raw, report)
         tokenizer, evals = raw / "tokenizer", raw / "eval"
     else:
-        sources = [source_of(corpus, config.max_set_aside) for corpus in config.corpora]
-        tokenizer = Path(str(config.tokenizer)).expanduser()
-        evals = Path(config.eval).expanduser() if config.eval else None
+        here = notes / "sources"
+        corpora = brought(config.corpora, here, report)
+        sources = [source_of(corpus, config.max_set_aside) for corpus in corpora]
+        named = brought_folder(str(config.tokenizer), here / "tokenizer", report)
+        tokenizer = Path(named).expanduser()
+        evals = None
+        if config.eval:
+            evals = Path(brought_folder(config.eval, here / "eval", report)).expanduser()
     reports = _build(config, sources, tokenizer, evals, data, notes, report)
     if evals is not None:
         _copy_evals(evals, data / "eval")
@@ -134,9 +144,13 @@ def run(
     return StageResult({"data": data}, _metrics(reports))
 
 
+def _state(place: Path | str) -> str:
+    return fingerprint(place) if isinstance(place, Path) else state_of(place)
+
+
 def _continue_or_clear(config: Config, data: Path, notes: Path, report: Reporter) -> None:
     """Leave what an earlier attempt at the same thing did; clear away everything else."""
-    same = digest([config.cache_key(), [fingerprint(path) for path in config.outside()]])
+    same = digest([config.cache_key(), [_state(place) for place in config.outside()]])
     stamp = notes / "settings"
     if stamp.is_file() and stamp.read_text() == same:
         report.info("going on after an interrupted attempt")
