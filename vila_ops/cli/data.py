@@ -157,6 +157,53 @@ def takedown(
     told.print_takedown(found)
 
 
+@app.command()
+def download(
+    corpus: Annotated[Path, typer.Argument(metavar="CORPUS", help="Its file, or folder of files.")],
+    form: Annotated[str, typer.Option("--format", help="How it is published: coyo or mmc4.")],
+    to: Annotated[
+        Path, typer.Option("--to", metavar="OUT", help="The folder to write; goes on if begun.")
+    ],
+    retry: Annotated[
+        bool, typer.Option("--retry", help="Ask again for what failed and may have healed.")
+    ] = False,
+    ca_bundle: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Certificates to trust instead of the system's."),
+    ] = None,
+    allow_private: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NETWORK", help="May be asked though not public: 10.1.0.0/16."),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="A.B=C", help="A setting: --set reencode.side=336."),
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Fetch the images of a corpus that is published as addresses.
+
+    Owners who opt out are heeded. Stopped at any point and called again, it goes on where it was.
+    """
+    from vila_core.jsonio import dumps
+    from vila_ops.data import download as downloaded
+
+    report = downloaded.download(
+        corpus,
+        form,
+        to,
+        retry=retry,
+        ca_bundle=ca_bundle,
+        allow_private=allow_private or (),
+        overrides=overrides or (),
+        quiet=json,
+    )
+    if json:
+        typer.echo(dumps(report.as_json()))
+        return
+    downloaded.print_report(report, to)
+
+
 for version_command in data_versions.COMMANDS:
     app.command()(version_command)
 

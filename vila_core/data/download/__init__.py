@@ -1,0 +1,1 @@
+"""Fetch the images of a corpus that is published as addresses. Light: no HTTP library here."""
