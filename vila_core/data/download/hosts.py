@@ -73,6 +73,8 @@ class Hosts(Generic[Job]):
                     _, _, name = heapq.heappop(self._ready)
                     job = self._start(name, now)
                     if job is not None:
+                        if self._ready or self._later:
+                            self._changed.notify()  # somebody else must watch the clock now
                         return name, job
                     continue
                 times = [heap[0][0] for heap in (self._ready, self._later) if heap]
