@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -328,6 +330,21 @@ def test_counts_that_do_not_add_up_are_told(site: Site, tmp_path: Path) -> None:
     stats.write_text(stats.read_text().replace('"count": 5', '"count": 6'))
     with pytest.raises(VilaError, match="don't add up: 30 rows in the corpus, 31 in the shards"):
         download(config, out)
+
+
+def test_a_full_disk_ends_it_with_one_message(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, out = settings("coyo", coyo(tmp_path, urls(site))), tmp_path / "out"
+
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(output.Part, "put", full)
+        with pytest.raises(VilaError, match="can't be written: No space left"):
+            download(config, out)
+    check_counts(download(config, out), out, 30)
 
 
 def test_one_process_at_a_time(site: Site, tmp_path: Path) -> None:

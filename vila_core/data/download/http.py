@@ -104,7 +104,7 @@ class Http:
                 data = _body(response, limit, cut)
             except (HTTPError, OSError) as error:
                 failure = self._failure(error, address)
-                if failure.reason == "unreachable":
+                if failure.reason != "timeout":
                     raise Failure("truncated", "the connection ended early") from None
                 raise failure from None
             if self._deadlines.over():  # its connection was shut: it only looks like an end

@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from vila_core.data.download import tars
-from vila_core.data.download.corpus import OWN, URL, Row, Shard
+from vila_core.data.download.corpus import IMAGES, OWN, URL, Row, Shard
 from vila_core.data.download.reasons import FAILED, SUCCESS, UNUSABLE, Failure
 from vila_core.errors import UserError
 from vila_core.jsonio import dumps, read_object
@@ -73,9 +73,14 @@ class Output:
 
     def finished(self) -> list[str]:
         """Return the names of the finished shards, sorted."""
-        found = self.folder.rglob(f"*{_STATS}")
-        names = (path.relative_to(self.folder).as_posix().removesuffix(_STATS) for path in found)
-        return sorted(name for name in names if not name.startswith("."))
+        names: list[str] = []
+        for place, below, files in os.walk(self.folder):
+            # Not into the images: there may be millions.
+            below[:] = [one for one in below if one[0] != "." and not one.endswith(IMAGES)]
+            inside = Path(place).relative_to(self.folder)
+            ends = (one.removesuffix(_STATS) for one in files if one.endswith(_STATS))
+            names += [(inside / one).as_posix() for one in ends]
+        return sorted(names)
 
     def counts(self, name: str) -> dict[str, Any]:
         """Return a finished shard's counts."""
