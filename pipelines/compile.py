@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-PIPELINES = ("recipe",)
+PIPELINES = ("recipe", "prepare_parallel")
 COMPILED = Path(__file__).parent / "compiled"
 
 

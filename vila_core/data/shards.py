@@ -25,7 +25,7 @@ from vila_core.jsonio import dumps
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
 _BLOCK = 512
-_END_OF_ARCHIVE = bytes(2 * _BLOCK)
+END_OF_ARCHIVE = bytes(2 * _BLOCK)
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ class ShardWriter:
     def _close(self) -> None:
         if self._file is None:
             return
-        self._write(_END_OF_ARCHIVE)
+        self._write(END_OF_ARCHIVE)
         self._file.flush()
         os.fsync(self._file.fileno())  # before any journal says that it is there
         self._file.close()

@@ -19,15 +19,35 @@ from vila_core.data.raw import is_remote, state_of
 from vila_core.data.readers import code_file
 from vila_core.errors import UserError
 from vila_core.fingerprint import fingerprint
-from vila_core.jsonio import digest, dumps
+from vila_core.jsonio import digest
 from vila_core.miniature.config import WorldConfig
+from vila_core.stages._building import Job, build_all, continue_or_clear, copy_evals, judge_of
 from vila_core.stages._corpora import CorpusConfig, Limits, brought, brought_folder, source_of
+from vila_core.stages._parts import write_parts
 from vila_core.types import QUIET, Reporter, StageResult
 
 if TYPE_CHECKING:
-    from vila_core.data.dedupe import Judge
-    from vila_core.data.report import CorpusReport
+    from vila_core.data.supply import Share
     from vila_core.data.work import CorpusSource, Work, Worker
+
+
+class Partition(Frozen):
+    """Which part of the corpora is done here."""
+
+    index: int = Field(ge=0, description="counts from 0")
+    of: int = Field(ge=1, description="number of parts")
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Partition:
+        if self.index >= self.of:
+            raise ValueError(f"index {self.index}: of {self.of} parts, the last is {self.of - 1}")
+        return self
+
+    def share(self) -> Share:
+        """Return the same for the engine."""
+        from vila_core.data.supply import Share
+
+        return Share(self.index, self.of)
 
 
 class Config(Frozen):
@@ -71,12 +91,18 @@ class Config(Frozen):
         description="processes; default: one per processor, for the miniature world one. The bytes "
         "written are the same",
     )
+    partition: Partition | None = Field(
+        default=None,
+        description="do one part of the corpora, `{index: 0, of: 8}`; stage `merge` joins all",
+    )
     keep_raw: bool = Field(
         default=False, description="keep the miniature world's raw files in `data/raw`"
     )
 
     @model_validator(mode="after")
     def _complete(self) -> Config:
+        if self.partition is not None and self.keep_raw:
+            raise ValueError("keep_raw and partition don't go together")
         if self.source == "miniature":
             if self.corpora or self.tokenizer or self.eval:
                 raise ValueError("corpora, tokenizer and eval go with source: corpora")
@@ -114,12 +140,15 @@ def run(
 ) -> StageResult:
     """Write `out_dir/data`: corpora, evaluation sets, tokenizer and report (the output `data`).
 
+    With `partition`, what it holds is one part for stage `merge`, and no corpus to train on.
+
     Killed anywhere and run again with the same `out_dir`, it goes on after the last finished shard
     and ends with the same bytes. Raises UserError for a corpus that can't be read, or of which too
     much is broken.
     """
     data, raw, notes = out_dir / "data", out_dir / "raw", out_dir / "journal"
-    _continue_or_clear(config, data, notes, report)
+    same = digest([config.cache_key(), [_state(place) for place in config.outside()]])
+    continue_or_clear(same, data, notes, report)
     for folder in (raw, data / "tokenizer", data / "eval"):
         shutil.rmtree(folder, ignore_errors=True)
     if config.source == "miniature":
@@ -134,32 +163,18 @@ def run(
         evals = None
         if config.eval:
             evals = Path(brought_folder(config.eval, here / "eval", report)).expanduser()
-    reports = _build(config, sources, tokenizer, evals, data, notes, report)
+    metrics = _make(config, sources, tokenizer, evals, data, notes, report)
     if evals is not None:
-        _copy_evals(evals, data / "eval")
+        copy_evals(evals, data / "eval")
     if config.keep_raw and raw.exists():
         raw.rename(data / "raw")
     for folder in (raw, notes):
         shutil.rmtree(folder, ignore_errors=True)
-    return StageResult({"data": data}, _metrics(reports))
+    return StageResult({"data": data}, metrics)
 
 
 def _state(place: Path | str) -> str:
     return fingerprint(place) if isinstance(place, Path) else state_of(place)
-
-
-def _continue_or_clear(config: Config, data: Path, notes: Path, report: Reporter) -> None:
-    """Leave what an earlier attempt at the same thing did; clear away everything else."""
-    same = digest([config.cache_key(), [_state(place) for place in config.outside()]])
-    stamp = notes / "settings"
-    if stamp.is_file() and stamp.read_text() == same:
-        report.info("going on after an interrupted attempt")
-        return
-    for folder in (data, notes):
-        shutil.rmtree(folder, ignore_errors=True)
-    data.mkdir(parents=True)
-    notes.mkdir()
-    stamp.write_text(same)
 
 
 def _write_miniature(config: Config, raw: Path, report: Reporter) -> list[CorpusSource]:
@@ -180,7 +195,7 @@ def _write_miniature(config: Config, raw: Path, report: Reporter) -> list[Corpus
     ]
 
 
-def _build(
+def _make(
     config: Config,
     sources: Sequence[CorpusSource],
     tokenizer: Path,
@@ -188,12 +203,11 @@ def _build(
     data: Path,
     notes: Path,
     report: Reporter,
-) -> list[CorpusReport]:
-    from vila_core.data.build import build_corpus
+) -> dict[str, float]:
     from vila_core.data.pool import cpus
     from vila_core.data.sample import read_keys
     from vila_core.data.shards import ShardLimits
-    from vila_core.data.supervision import table
+    from vila_core.data.supply import Making
     from vila_core.data.tokenizer import copy_tokenizer
     from vila_core.data.work import SampleLimits, Work
 
@@ -202,50 +216,18 @@ def _build(
     shards = ShardLimits(config.shard_samples, config.shard_mib * 2**20)
     dedupe = config.chosen_dedupe()
     works = [Work(source, data / "tokenizer", limits, dedupe) for source in sources]
-    workers = _workers(works)
+    count = config.workers or (1 if config.source == "miniature" else cpus())
+    share = config.partition and config.partition.share()
+    jobs = [
+        Job(work, Making(work, worker, workers=count, share=share))
+        for work, worker in zip(works, _workers(works), strict=True)
+    ]
+    if config.partition is not None:
+        aside = Path(config.exclude).expanduser() if config.exclude else None
+        return write_parts(config.partition, jobs, data, shards, evals, aside, report)
     exclude = read_keys(Path(config.exclude).expanduser()) if config.exclude else frozenset()
-    judge = _judge(dedupe, evals, report) if dedupe else None
-    reports: list[CorpusReport] = []
-    for number, (work, worker) in enumerate(zip(works, workers, strict=True)):
-        source = work.source
-
-        def told(records: int, of: int, number: int = number) -> None:
-            report.progress(number, len(sources), "corpora", records=records, of=of)
-
-        told(0, 0)
-        done = build_corpus(
-            work,
-            worker,
-            data / "corpora" / source.name,
-            notes / source.name,
-            shards=shards,
-            workers=config.workers or (1 if config.source == "miniature" else cpus()),
-            exclude=exclude,
-            judge=judge,
-            told=told,
-        )
-        reports.append(done)
-        _write_report(reports, data, notes)
-        _check_share(done, source, data)
-        report.info(f"{source.name}: {done.kept} samples, {done.num_set_aside} set aside")
-    report.progress(len(sources), len(sources), "corpora")
-    report.info("text tokens that carry loss; image places are not counted")
-    for line in table((one.name, one.supervision) for one in reports):
-        report.info(line)
-    return reports
-
-
-def _judge(dedupe: DedupeConfig, evals: Path | None, report: Reporter) -> Judge:
-    """Return who compares samples, knowing the evaluation sets already."""
-    from vila_core.data.dedupe import Judge
-    from vila_core.stages.evalsets import eval_items
-
-    judge = Judge(dedupe)
-    for name, items in (eval_items(evals) if evals else {}).items():
-        learned = judge.learn_eval(name, items)
-        if learned is not None and learned.nothing:
-            report.info(f"{name}: nothing of it can be compared with (its texts are short)")
-    return judge
+    judge = judge_of(dedupe, evals, report) if dedupe else None
+    return build_all(jobs, data, notes, shards, exclude, judge, report)
 
 
 def _workers(works: Sequence[Work]) -> list[Worker]:
@@ -259,58 +241,3 @@ def _workers(works: Sequence[Work]) -> list[Worker]:
         except UserError as error:
             raise UserError(f"corpus '{work.source.name}': {error}") from None
     return workers
-
-
-def _write_report(reports: Sequence[CorpusReport], data: Path, notes: Path) -> None:
-    from vila_core.data.journal import set_aside_file
-
-    summary = {"corpora": {one.name: one.to_json() for one in reports}}
-    (data / "report.json").write_text(dumps(summary, indent=2) + "\n", encoding="utf-8")
-    with (data / "set_aside.jsonl").open("wb") as file:
-        for one in reports:
-            with set_aside_file(notes / one.name).open("rb") as rows:
-                shutil.copyfileobj(rows, file)
-
-
-def _check_share(done: CorpusReport, source: CorpusSource, data: Path) -> None:
-    if done.broken_share <= source.max_set_aside and done.kept:
-        return
-    reasons = "\n".join(
-        f"  {reason}: {count}, first {first['where']}: {first['detail']}"
-        for reason, count in done.reasons.most_common()
-        for first in done.examples[reason][:1]
-    )
-    if not done.kept:
-        raise UserError(
-            f"corpus '{done.name}' ({source.path}): not one sample is left.\n{reasons}".rstrip()
-        )
-    raise UserError(
-        f"corpus '{done.name}' ({source.path}): {done.broken} of {done.looked_at} records "
-        f"({done.broken_share:.1%}) are broken, more than max_set_aside "
-        f"({source.max_set_aside:.1%}).\n{reasons}\n"
-        f"  fix: repair the records (all are listed in {data / 'set_aside.jsonl'}), or raise "
-        "max_set_aside in the prepare section"
-    )
-
-
-def _copy_evals(source: Path, target: Path) -> None:
-    tasks = sorted(path for path in source.iterdir() if path.is_dir()) if source.is_dir() else []
-    if not tasks:
-        raise UserError(f"{source}: holds no evaluation sets (one folder per task)")
-    for task in tasks:
-        for name in ("task.json", "items.jsonl"):
-            if not (task / name).is_file():
-                raise UserError(f"{task}: is not an evaluation set: {name} is missing")
-        shutil.copytree(task, target / task.name)
-
-
-def _metrics(reports: Sequence[CorpusReport]) -> dict[str, float]:
-    totals = ("samples", "text_tokens", "supervised", "images")
-    metrics = {name: float(sum(one.manifest[name] for one in reports)) for name in totals}
-    metrics["set_aside"] = float(sum(one.num_set_aside for one in reports))
-    for one in reports:
-        total = one.supervision.total
-        metrics[f"supervised_share/{one.name}"] = total.share
-        metrics[f"wholly_masked/{one.name}"] = float(total.wholly_masked)
-        metrics[f"over_limit/{one.name}"] = float(total.over_limit)
-    return metrics
