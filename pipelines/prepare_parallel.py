@@ -21,7 +21,7 @@ def prepare_parallel(
         prepare: Config of the task `prepare` as JSON, without `partition`.
         partitions: The parts, each once, as `0/4`.
     """
-    with dsl.ParallelFor(partitions) as partition:
+    with dsl.ParallelFor(partitions) as partition:  # type: ignore[arg-type]
         part = prepare_part_op(context=context, task="prepare", config=prepare, partition=partition)
         part.set_display_name("prepare-part")
         part.set_caching_options(False)  # the step looks into our own cache

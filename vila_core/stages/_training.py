@@ -18,6 +18,7 @@ from vila_core.config import Frozen
 from vila_core.data.templates import NAMES
 from vila_core.errors import UserError, require
 from vila_core.stages._counts import counted_corpora
+from vila_core.stages._parts import PART
 from vila_core.train.config import LoraConfig, TrainConfig
 from vila_core.types import Mirror, Reporter, StageResult
 
@@ -272,6 +273,11 @@ def open_corpora(data: str | Path, mixture: Mapping[str, float]) -> dict[str, Co
 
     where = corpora_at(data)
     there = where.names()
+    if PART in there:
+        raise UserError(
+            f"{where.uri}: is one part of a prepare, with duplicates still in it.\n"
+            "  fix: join all parts (vila data merge OUT PART…) and train on OUT."
+        )
     for name in mixture:
         if name not in there:
             close = difflib.get_close_matches(name, there, n=1)

@@ -25,6 +25,10 @@ def prepare(
         list[str] | None,
         typer.Option("--set", metavar="A.B=C", help="Override a value: --set prepare.workers=2."),
     ] = None,
+    part: Annotated[
+        str | None,
+        typer.Option(metavar="I/N", help="Do part I of N, as 0/8; `vila data merge` joins them."),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Read corpora as published, write shards that training reads.
@@ -33,7 +37,32 @@ def prepare(
     """
     from vila_ops.data import prepare as prepared
 
-    found = prepared.prepare(config, to, overrides or [], quiet=json)
+    found = prepared.prepare(config, to, overrides or [], part=part, quiet=json)
+    if json:
+        from vila_core.jsonio import dumps
+
+        typer.echo(dumps(found))
+    elif "corpora" in found and "index" in found:
+        prepared.print_part(found, to)
+    else:
+        prepared.print_report(found, to)
+
+
+@app.command()
+def merge(
+    to: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],
+    parts: Annotated[
+        list[Path], typer.Argument(metavar="PART", help="What `prepare --part` wrote, all parts.")
+    ],
+    json: JsonOption = False,
+) -> None:
+    """Join the parts of a prepare that many machines did.
+
+    The result is that of `vila data prepare` on one machine, to the byte.
+    """
+    from vila_ops.data import prepare as prepared
+
+    found = prepared.merge(to, parts, quiet=json)
     if json:
         from vila_core.jsonio import dumps
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from components.partition import parse_partition
 from vila_core.config import apply_overrides, read_yaml, validate
 from vila_core.errors import UserError
 from vila_core.jsonio import read_object
+from vila_core.stages import merge as merging
 from vila_core.stages import prepare as stage
+from vila_core.stages._parts import PART, read_parts
+from vila_core.types import Reporter
 from vila_ops.cli.render import duration
 from vila_ops.recipes import find_recipe
 
@@ -24,9 +28,14 @@ _LINE_SECONDS = 10.0
 
 
 def prepare(
-    config: str, to: Path, overrides: Sequence[str] = (), *, quiet: bool = False
+    config: str,
+    to: Path,
+    overrides: Sequence[str] = (),
+    *,
+    part: str | None = None,
+    quiet: bool = False,
 ) -> dict[str, Any]:
-    """Run the stage into the folder `to` and return its report.
+    """Run the stage into the folder `to` and return its report, or `part.json` of a part (`0/8`).
 
     An attempt that is not finished lies in `TO.preparing`, and is gone on with; `to` appears whole.
     Raises UserError for a config that isn't one, when `to` exists, and whatever the stage raises.
@@ -35,18 +44,56 @@ def prepare(
     values = read_yaml(path)
     values = values if "prepare" in values else {"prepare": values}
     section = apply_overrides(values, overrides)["prepare"]
+    if part is not None and isinstance(section, Mapping):
+        section = {**section, "partition": parse_partition(part)}
     if not isinstance(section, Mapping):
         raise UserError(f"{path}: prepare: a mapping (key: value) is needed, found {section!r}.")
     checked = validate(stage.Config, section, where=str(path), path="prepare")
+
+    def run(work: Path, reporter: Reporter) -> Path:
+        return stage.run(checked, {}, work, reporter).outputs["data"]
+
+    written(to, run, quiet=quiet)
+    return read_object(to / ("report.json" if checked.partition is None else PART))
+
+
+def merge(to: Path, parts: Sequence[Path], *, quiet: bool = False) -> dict[str, Any]:
+    """Join parts into the folder `to` and return its report, as `prepare` does for all at once.
+
+    Raises UserError unless they are all parts of one prepare, and when `to` exists.
+    """
+    inputs = {f"part-{number:05d}": part for number, part in enumerate(parts)}
+
+    def run(work: Path, reporter: Reporter) -> Path:
+        return merging.run(merging.Config(), inputs, work, reporter).outputs["data"]
+
+    read_parts(parts)  # what is wrong with them is told before a folder is made
+    written(to, run, quiet=quiet)
+    return read_object(to / "report.json")
+
+
+def written(to: Path, run: Callable[[Path, Reporter], Path], *, quiet: bool) -> None:
+    """Let `run` work in a folder beside `to`, which is kept if it fails; rename what it made."""
     if to.exists():
         raise UserError(f"{to}: exists already.\n  fix: name a new folder, or remove this one.")
     work = to.with_name(f"{to.name}{_UNFINISHED}")
     work.mkdir(parents=True, exist_ok=True)
     with _telling(quiet) as reporter:
-        result = stage.run(checked, {}, work, reporter)
-    result.outputs["data"].rename(to)
+        made = run(work, reporter)
+    made.rename(to)
     work.rmdir()
-    return read_object(to / "report.json")
+
+
+def print_part(part: Mapping[str, Any], to: Path) -> None:
+    """Print what a part holds, and what is to come."""
+    for name, row in part["corpora"].items():
+        totals = row["totals"]
+        print(
+            f"{name}: {totals['records']:,} records, {totals['samples']:,} samples, "
+            f"{totals['set_aside']:,} set aside"
+        )
+    print(f"part {part['index']} of {part['of']} (0 to {part['of'] - 1}): {to}")
+    print("join all parts: vila data merge OUT PART…")
 
 
 def print_report(report: Mapping[str, Any], to: Path) -> None:

@@ -140,7 +140,9 @@ def _prepared(store: Store) -> dict[str, str]:
     found = {}
     for name in store.children("cache"):
         entry = json.loads(store.read(f"cache/{name}"))
-        if (entry.get("key_parts") or {}).get("stage") == "prepare":
+        parts = entry.get("key_parts") or {}
+        part = (parts.get("config") or {}).get("partition")  # it holds no corpora, its merge does
+        if parts.get("stage") in ("prepare", "merge") and not part:
             found[entry["outputs"]["data"]["sha256"]] = entry["run_id"]
     return found
 
