@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tarfile
 import time
+import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -181,6 +182,25 @@ def test_images_of_mmc4_are_found_by_prepare(site: Site, tmp_path: Path) -> None
     # Ten documents less two that lost an image; one shares an image, and one has none.
     assert [len(found.read(n).images) for n in range(len(found))].count(3) == 8
     assert len(found) == 10
+
+
+def test_files_in_folders_and_zips_keep_their_names(site: Site, tmp_path: Path) -> None:
+    write_tokenizer(tmp_path / "lm")
+    path, out = mmc4(tmp_path, urls(site)), tmp_path / "out"
+    for name in ("docs_shard_3_v2.jsonl", "docs_shard_17_v2.jsonl"):
+        (path / "faces").mkdir(exist_ok=True)
+        with zipfile.ZipFile(path / "faces" / f"{name}.zip", "w") as packed:
+            packed.write(path / name, name)
+        (path / name).unlink()
+    config = settings("mmc4", path)
+    report = download(config, out)
+    check_counts(report, out, 33)
+    assert (out / "faces" / "docs_shard_17_v2_images").is_dir()
+    site.asked.clear()
+    assert download(config, out) == report
+    assert not site.asked  # they are known to be finished
+    corpus = {"name": "mmc4", "format": "mmc4", "path": str(path), "images": str(out)}
+    assert len(prepared(tmp_path, corpus)) == 10
 
 
 @pytest.mark.parametrize("form", ["coyo", "mmc4"])
