@@ -214,3 +214,17 @@ def test_a_table_says_how_it_was_made() -> None:
     for broken in ("", "[]", scheme(config).replace("distance", "distances")):
         with pytest.raises(ValueError, match="says nothing"):
             config_of(broken)
+
+
+def test_a_picture_that_was_decoded_already_hashes_alike() -> None:
+    pytest.importorskip("imagehash")
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        coarse = PilImage.fromarray(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8))
+        file = io.BytesIO()
+        coarse.resize((1024, 768), PilImage.Resampling.BICUBIC).save(file, "JPEG", quality=90)
+        sample = make_sample("c/0/000000", "caption", [Image(0), Text("x")], [file.getvalue()])
+        signer = Signer(DedupeConfig())
+        (fresh,) = signer(sample).phashes.tolist()
+        (reused,) = signer(sample, [decode(file.getvalue(), at_least=336)]).phashes.tolist()
+        assert (fresh ^ reused).bit_count() <= 2

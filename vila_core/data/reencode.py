@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
@@ -11,6 +13,9 @@ from vila_core.config import Frozen
 from vila_core.data.readers.common import of_image
 from vila_core.data.sample import Sample, digest
 from vila_core.images import BadImage, decode
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 class Reencode(Frozen):
@@ -20,29 +25,35 @@ class Reencode(Frozen):
     quality: int = Field(default=90, ge=1, le=100, description="of the JPEG")
 
 
-def reencoded(sample: Sample, how: Reencode) -> Sample:
-    """Return the sample with its images re-encoded, and the digest of what it holds now.
+def decoded(sample: Sample, how: Reencode) -> list[Image.Image]:
+    """Return the sample's images, upright and RGB. Raises BadImage for one that can't be decoded.
 
-    Raises BadImage for an image that can't be decoded.
+    The decoder is asked for the smallest scale that still has `how.side` pixels, which saves most
+    of the time for photographs.
     """
-    images = []
+    pictures = []
     for number, image in enumerate(sample.images, start=1):
         try:
-            images.append(shrunk(image, how))
+            pictures.append(decode(image, at_least=how.side))
         except BadImage as error:
             raise of_image(error, number, sample) from None
-    return replace(sample, images=tuple(images), digest=digest(sample.parts, images))
+    return pictures
+
+
+def reencoded(sample: Sample, pictures: Sequence[Image.Image], how: Reencode) -> Sample:
+    """Return the sample with its decoded images as JPEG, and the digest of what it holds now."""
+    images = tuple(_as_jpeg(picture, how) for picture in pictures)
+    return replace(sample, images=images, digest=digest(sample.parts, images))
 
 
 def shrunk(data: bytes, how: Reencode) -> bytes:
-    """Return an image, upright and RGB, as JPEG with a shorter side of at most `how.side` pixels.
+    """Return an encoded image as JPEG, no larger than `how` says. Raises BadImage."""
+    return _as_jpeg(decode(data, at_least=how.side), how)
 
-    The decoder is asked for the smallest scale that still has `how.side` pixels, which saves most
-    of the time for photographs. Raises BadImage.
-    """
+
+def _as_jpeg(image: Image.Image, how: Reencode) -> bytes:
     from PIL import Image
 
-    image = decode(data, at_least=how.side)
     width, height = image.size
     shorter = min(width, height)
     if shorter > how.side:

@@ -17,7 +17,7 @@ from vila_core.data.encode import Counts, Encoder
 from vila_core.data.readers import reader_of
 from vila_core.data.readers.common import Options, converted, prove
 from vila_core.data.readers.files import Record
-from vila_core.data.reencode import Reencode, reencoded
+from vila_core.data.reencode import Reencode, decoded, reencoded
 from vila_core.data.repeats import Prints, Repeats
 from vila_core.data.repeats import prints as prints_of
 from vila_core.data.rules import Rules
@@ -160,11 +160,13 @@ class Worker:
         """Apply the rules, hash, bring images into shape: the first two see the original."""
         source = self._work.source
         source.rules.check(sample)
-        if not source.reencode:
+        how = source.reencode
+        pictures = decoded(sample, how) if how else None
+        if pictures is None:
             prove(sample)
-        signature = self._signer(sample) if self._signer else None
+        signature = self._signer(sample, pictures) if self._signer else None
         self._found[sample.key] = signature, prints_of(sample) if self._prints else None
-        return reencoded(sample, source.reencode) if source.reencode else sample
+        return reencoded(sample, pictures, how) if how and pictures is not None else sample
 
     def _made(self, sample: Sample | SetAside) -> Made | SetAside:
         if isinstance(sample, SetAside):

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from vila_core.errors import require
 from vila_core.images import decode
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 METHOD = "imagehash.phash 8x8, decoded at 128 px or more"
 _SIDE = 128
@@ -25,7 +30,20 @@ def require_library() -> None:
 
 def phash(data: bytes) -> int:
     """Return the pHash of an encoded image, its first bit the highest. Raises BadImage."""
+    return _bits(decode(data, at_least=_SIDE))
+
+
+def phash_of(image: Image.Image) -> int:
+    """Return the pHash of an image that was decoded at some larger scale already.
+
+    It may differ from `phash` of the file in a bit or so, as scales of one picture do.
+    """
+    factor = min(image.size) // _SIDE
+    return _bits(image.reduce(factor) if factor > 1 else image)
+
+
+def _bits(image: Image.Image) -> int:
     import imagehash  # brings SciPy
 
-    bits = imagehash.phash(decode(data, at_least=_SIDE)).hash
+    bits = imagehash.phash(image).hash
     return int.from_bytes(np.packbits(bits).tobytes(), "big")

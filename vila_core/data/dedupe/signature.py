@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from vila_core.data.dedupe.config import DedupeConfig
-from vila_core.data.dedupe.perceptual import phash, require_library
+from vila_core.data.dedupe.perceptual import phash, phash_of, require_library
 from vila_core.data.dedupe.text import grams, hash_bytes, normalised
 from vila_core.data.sample import Part, Sample, Text
 from vila_core.jsonio import dumps
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
 
 _NONE = np.zeros(0, dtype=np.uint64)
 
@@ -37,14 +41,21 @@ class Signer:
         if self._perceptual:
             require_library()
 
-    def __call__(self, sample: Sample) -> Signature:
-        """Return a sample's signature. Raises BadImage for an image that can't be decoded."""
+    def __call__(self, sample: Sample, pictures: Sequence[Picture] | None = None) -> Signature:
+        """Return a sample's signature. Raises BadImage for an image that can't be decoded.
+
+        `pictures` are its images where they were decoded already, which saves doing it again.
+        """
         images = sample.images
+        if pictures is not None and self._perceptual:
+            phashes = np.array([phash_of(picture) for picture in pictures], np.uint64)
+        else:
+            phashes = self.phashes(images)
         return Signature(
             content=int(sample.digest[:16], 16),
             text=text_hash(sample.parts),
             images=np.fromiter(map(image_hash, images), dtype=np.uint64, count=len(images)),
-            phashes=self.phashes(images),
+            phashes=phashes,
             grams=self.grams(_joined(sample.parts)),
         )
 
