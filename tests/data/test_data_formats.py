@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
+import tarfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -238,3 +240,18 @@ def test_every_format_has_a_template_and_documented_options() -> None:
         assert reader.template or name == "prepared"
         for field in reader.options.model_fields.values():
             assert field.description
+
+
+def test_the_id_of_a_downloaded_pair_is_its_own(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "00000.tar", "w") as tar:
+        for name, data in (
+            ("000000007.jpg", noise()),
+            ("000000007.txt", b"a cat"),
+            ("000000007.json", json.dumps({"id": 4711, "url": "u"}).encode()),
+        ):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    (row,) = READERS["webdataset"].read(tmp_path, corpus="coyo", options=None)
+    assert isinstance(row, Sample)
+    assert row.meta["id"] == 4711

@@ -91,7 +91,7 @@ class Converter:
         )
 
     def _meta(self, group: Group, record: dict[str, Any]) -> dict[str, Any]:
-        """Return the name and the plain fields of the JSON: sizes, scores, where it was found."""
+        """Return the plain fields of the JSON: sizes, scores, origin; its id, or else the name."""
         left = {*_NOT_META, *self._options.fields}
         meta = {
             name: value
@@ -99,7 +99,7 @@ class Converter:
             if name not in left and (value is None or isinstance(value, str | int | float))
         }
         licence = licence_of(record)
-        return {**meta, "id": group.name, **({"licence": licence} if licence else {})}
+        return {"id": group.name, **meta, **({"licence": licence} if licence else {})}
 
 
 def _class(text: str, classes: list[str]) -> str:
