@@ -79,6 +79,12 @@ def test_a_folder_that_exists_is_left_alone(config: Path, tmp_path: Path) -> Non
     assert (tmp_path / "out/mine.txt").read_text() == "keep"
 
 
+def test_a_mistake_leaves_nothing_behind(config: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"holds no tokenizer\.json"):
+        vila("data", "prepare", config, "--to", tmp_path / "out", "--set", "prepare.tokenizer=/no")
+    assert not list(tmp_path.glob("out*"))
+
+
 def test_a_config_without_its_section(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("prepare: 7\n")
     with pytest.raises(UserError, match=r"a.yaml: prepare: a mapping .* found 7"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -73,13 +74,21 @@ def merge(to: Path, parts: Sequence[Path], *, quiet: bool = False) -> dict[str, 
 
 
 def written(to: Path, run: Callable[[Path, Reporter], Path], *, quiet: bool) -> None:
-    """Let `run` work in a folder beside `to`, which is kept if it fails; rename what it made."""
+    """Let `run` work in a folder beside `to`; rename what it made.
+
+    The folder is kept if that fails after some work: a second call goes on with it.
+    """
     if to.exists():
         raise UserError(f"{to}: exists already.\n  fix: name a new folder, or remove this one.")
     work = to.with_name(f"{to.name}{_UNFINISHED}")
     work.mkdir(parents=True, exist_ok=True)
     with _telling(quiet) as reporter:
-        made = run(work, reporter)
+        try:
+            made = run(work, reporter)
+        except UserError:
+            if not any(work.rglob("*.tar")):  # nothing was made yet: a mistake in the config
+                shutil.rmtree(work)
+            raise
     made.rename(to)
     work.rmdir()
 
