@@ -86,11 +86,17 @@ def written(to: Path, run: Callable[[Path, Reporter], Path], *, quiet: bool) -> 
         try:
             made = run(work, reporter)
         except UserError:
-            if not any(work.rglob("*.tar")):  # nothing was made yet: a mistake in the config
+            if _is_bare(work):  # a mistake in the config: there is nothing to go on with
                 shutil.rmtree(work)
             raise
     made.rename(to)
     work.rmdir()
+
+
+def _is_bare(work: Path) -> bool:
+    """Return whether no record was looked at yet: beside the settings there is the tokenizer."""
+    files = [path.relative_to(work).parts for path in work.rglob("*") if path.is_file()]
+    return all(parts[-1] == "settings" or "tokenizer" in parts for parts in files)
 
 
 def print_part(part: Mapping[str, Any], to: Path) -> None:
