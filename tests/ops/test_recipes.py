@@ -61,5 +61,5 @@ def test_an_unknown_recipe_is_told_with_the_nearest(name: str, message: str):
 
 
 def test_an_unknown_pipeline_is_told(write_yaml: Callable[..., Path]):
-    with pytest.raises(UserError, match="there is no 'recipee'; known: recipe"):
+    with pytest.raises(UserError, match="there is no 'recipee'; known: prepare_parallel, recipe"):
         load_recipe(str(write_yaml("x.yaml", pipeline="recipee")))
