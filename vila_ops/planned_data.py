@@ -124,37 +124,29 @@ class PlannedData:
 
 
 def planned_loader(
-    folder: Path, stage: str, config: TrainingConfig, tokens_per_image: int
+    folder: Path,
+    stage: str,
+    config: TrainingConfig,
+    tokens_per_image: int,
+    tokenizer: Path | None = None,
 ) -> tuple[PackLoader, dict[str, Corpus]]:
     """Return the loader that a stage's training has, and its corpora; only indexes are read.
 
-    Raises UserError as the training would, with the stage's name.
+    `tokenizer` is the model's folder; without one, the tokenizer that the data were prepared with
+    is taken for the model's. Raises UserError as the training would, with the stage's name.
     """
     import torch
 
     from vila_core.data.encode import Encoder
-    from vila_core.data.loader import PackLoader
     from vila_core.data.tokenizer import load_tokenizer
-    from vila_core.stages._training import open_corpora
+    from vila_core.stages._training import mixture_loader, open_corpora
 
     try:
         corpora = open_corpora(config.data or folder, config.mixture)
-        tokenizer = load_tokenizer(folder / "tokenizer")
-        loader = PackLoader(
-            corpora,
-            config.mixture,
-            Encoder(tokenizer, "plain", image_token_id=0, tokens_per_image=tokens_per_image),
-            lambda _image: torch.zeros(3, 1, 1),  # no image is read
-            pack_tokens=config.pack_tokens,
-            pack_images=config.pack_images,
-            packs_per_step=config.train.packs_per_step,
-            window=config.window,
-            mixture_by=config.mixture_by,
-            max_epochs=config.max_epochs,
-            shuffle_shards=config.shuffle_shards,
-            seed=config.train.seed,
-        )
-        loader.check_enough(config.train.steps)
+        words = load_tokenizer(tokenizer or folder / "tokenizer")
+        encoder = Encoder(words, "plain", image_token_id=0, tokens_per_image=tokens_per_image)
+        # No image is read.
+        loader = mixture_loader(config, corpora, encoder, lambda _image: torch.zeros(3, 1, 1))
     except UserError as error:
         raise UserError(f"{stage}: {error}") from None
     return loader, dict(corpora)

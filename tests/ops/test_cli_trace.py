@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import defaultdict
 from pathlib import Path
 
@@ -91,7 +92,7 @@ def test_the_steps_are_those_that_the_training_really_drew(store: Store) -> None
             drawn[key].append(step)
     chosen = [KEY, "llava/conversations/000003", "coyo/00000/000011"]
     for key in chosen:
-        (use,) = [one for one in uses(store, [key]) if one.task == "sft"] or [None]
+        (use,) = [one for one in uses(store, [key]).uses if one.task == "sft"] or [None]
         assert list(use.steps if use else ()) == drawn[key], key
     assert any(drawn[key] for key in chosen)
 
@@ -128,3 +129,17 @@ def test_keys_come_from_files_too(folder: Path, tmp_path: Path) -> None:
 def test_an_unknown_sample(folder: Path) -> None:
     with pytest.raises(UserError, match=r"no prepared data in .* hold this sample"):
         vila("data", "trace", "mmc4/00000/999999", "--store", folder)
+
+
+def test_a_training_whose_data_are_gone_is_named_not_passed_over(
+    store: Store, folder: Path, tmp_path: Path
+) -> None:
+    data = artifact(store, "prepare", "data")
+    shutil.copytree(folder, tmp_path / "store")
+    shutil.rmtree(tmp_path / "store" / "artifacts" / data.name)
+    seen = uses(open_store(str(tmp_path / "store")), [KEY])
+    assert seen.uses == ()
+    assert len(seen.untold) == 2  # pretrain and sft; align's mixture has no mmc4
+    assert "pretrain: can't tell what it saw: " in " ".join(seen.untold)
+    printed = vila("data", "takedown", KEY, "--store", tmp_path / "store")
+    assert "can't tell what it saw" in printed

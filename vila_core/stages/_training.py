@@ -24,6 +24,8 @@ from vila_core.types import Mirror, Reporter, StageResult
 
 if TYPE_CHECKING:
     from vila_core.data.corpus import Corpus
+    from vila_core.data.encode import Encoder
+    from vila_core.data.loader import ImageTransform, PackLoader
     from vila_core.model import ModelConfig, VilaForConditionalGeneration, VilaProcessor
 
 Part = Literal["vision_tower", "projector", "language_model"]
@@ -162,7 +164,6 @@ def train_model(
     for module in ("torch", "transformers"):
         require(module, extra="train", why="train a model")
     from vila_core.data.encode import Encoder
-    from vila_core.data.loader import PackLoader
     from vila_core.model import freeze, save
     from vila_core.train.engine import choose_device
     from vila_core.train.loop import fit
@@ -196,26 +197,17 @@ def train_model(
         model.config.image_token_id,
         model.config.tokens_per_image,
     )
-    loader = PackLoader(
-        counted_corpora(corpora, encoder, config.templates),
-        config.mixture,
+    loader = mixture_loader(
+        config,
+        corpora,
         encoder,
         processor.transform_bytes,
-        pack_tokens=config.pack_tokens,
-        pack_images=config.pack_images,
-        packs_per_step=config.train.packs_per_step,
-        window=config.window,
-        mixture_by=config.mixture_by,
-        max_epochs=config.max_epochs,
-        shuffle_shards=config.shuffle_shards,
-        seed=config.train.seed,
         rank=int(os.environ.get("RANK", "0")),
         world=int(os.environ.get("WORLD_SIZE", "1")),
         num_workers=config.num_workers,
         pin=choose_device(config.train).type == "cuda",
         digest_images=features is not None,
     )
-    loader.check_enough(config.train.steps)
     result = fit(
         model,
         loader,
@@ -245,6 +237,40 @@ def train_model(
             model.language_model = adapters.merge()
         save(model, processor, folder)
     return StageResult({"model": folder}, metrics)
+
+
+def mixture_loader(
+    config: TrainingConfig,
+    corpora: Mapping[str, Corpus],
+    encoder: Encoder,
+    image_transform: ImageTransform,
+    **placing: Any,
+) -> PackLoader:
+    """Return the loader of a stage: what is drawn in which step hangs on these arguments alone.
+
+    `encoder` has the model's tokenizer and tokens per image; `placing` (rank, workers, …) changes
+    no draw. Raises UserError where nobody has counted a corpus with that tokenizer, and what
+    `PackLoader` raises.
+    """
+    from vila_core.data.loader import PackLoader
+
+    loader = PackLoader(
+        counted_corpora(corpora, encoder, config.templates),
+        config.mixture,
+        encoder,
+        image_transform,
+        pack_tokens=config.pack_tokens,
+        pack_images=config.pack_images,
+        packs_per_step=config.train.packs_per_step,
+        window=config.window,
+        mixture_by=config.mixture_by,
+        max_epochs=config.max_epochs,
+        shuffle_shards=config.shuffle_shards,
+        seed=config.train.seed,
+        **placing,
+    )
+    loader.check_enough(config.train.steps)
+    return loader
 
 
 def load_model(folder: Path) -> tuple[VilaForConditionalGeneration, VilaProcessor]:

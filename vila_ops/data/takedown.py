@@ -21,6 +21,7 @@ class Takedown:
     places: tuple[tuple[str, Place], ...]  # key and where it lies
     unknown: tuple[str, ...]  # keys that no prepared result holds
     uses: tuple[Use, ...]
+    untold: tuple[str, ...]  # trainings of which none can tell whether they saw one
 
     def shards(self) -> list[tuple[str, str, int]]:
         """Return data digest, shard and number of the samples in it, sorted."""
@@ -61,6 +62,7 @@ class Takedown:
                 {"run": use.run_id, "task": use.task, "checkpoint": use.restart}
                 for use in self.restarts()
             ],
+            "untold": list(self.untold),
             "models": self.models(),
         }
 
@@ -74,7 +76,8 @@ def takedown(store: Store, keys: Sequence[str]) -> Takedown:
         found += [(key, place) for place in here]
         if not here:
             unknown.append(key)
-    return Takedown(tuple(keys), tuple(found), tuple(unknown), tuple(uses(store, keys)))
+    seen = uses(store, keys)
+    return Takedown(tuple(keys), tuple(found), tuple(unknown), seen.uses, seen.untold)
 
 
 def read_keys(given: Sequence[str]) -> list[str]:

@@ -9,10 +9,10 @@ from rich.text import Text
 
 from vila_ops.cli import render
 from vila_ops.data.takedown import Takedown
-from vila_ops.data.trace import Place, Use
+from vila_ops.data.trace import Place, Seen, Use
 
 
-def print_trace(key: str, places: Sequence[Place], uses: Sequence[Use]) -> None:
+def print_trace(key: str, places: Sequence[Place], seen: Seen) -> None:
     """Print source, places and trainings of a sample."""
     out = render.console()
     first = places[0]
@@ -31,7 +31,7 @@ def print_trace(key: str, places: Sequence[Place], uses: Sequence[Use]) -> None:
         facts.add_row("", f"{place.shard} at byte {place.offset:,}, {place.size:,} bytes")
     out.print(facts)
     out.print()
-    _print_uses(uses)
+    _print_uses(seen.uses, seen.untold)
 
 
 def print_takedown(found: Takedown) -> None:
@@ -44,7 +44,7 @@ def print_takedown(found: Takedown) -> None:
         table.add_row(data[:12], shard, f"{count:,}")
     out.print(table)
     out.print()
-    _print_uses(found.uses)
+    _print_uses(found.uses, found.untold)
     for use in found.restarts():
         start = f"checkpoint step-{use.restart}" if use.restart else "its start"
         again = use.steps_done - use.restart
@@ -57,10 +57,12 @@ def print_takedown(found: Takedown) -> None:
     out.print(f"models made from them: {models}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _print_uses(uses: Sequence[Use]) -> None:
+def _print_uses(uses: Sequence[Use], untold: Sequence[str]) -> None:
     out = render.console()
+    for text in untold:
+        out.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
     if not uses:
-        out.print("no training has seen it")
+        out.print(f"no {'other ' if untold else ''}training has seen it")
         return
     table = _table("run", "task", "seen in steps", "of", "models")
     for use in uses:

@@ -7,6 +7,7 @@ while training: the plan is made again and looked through.
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,7 +19,8 @@ from components.runtime.record import Attempt, RunRecord, list_runs
 from components.runtime.workspace import work_folder
 from vila_core.data.corpus import Corpus
 from vila_core.errors import NotFound, UserError, VilaError
-from vila_core.store import Store
+from vila_core.stages._training import open_corpora
+from vila_core.store import Store, fetch_below, ref_of
 from vila_ops.planned_data import at_hand, planned_loader
 from vila_ops.recipes import stage_config
 
@@ -97,9 +99,18 @@ def places(store: Store, key: str) -> list[Place]:
     return found
 
 
-def uses(store: Store, keys: Sequence[str]) -> list[Use]:
-    """Return the trainings that drew any of the samples, the newest run first."""
+@dataclass(frozen=True)
+class Seen:
+    """The trainings that drew a sample, the newest run first, and those of which none can tell."""
+
+    uses: tuple[Use, ...]
+    untold: tuple[str, ...]  # run, task and why
+
+
+def uses(store: Store, keys: Sequence[str]) -> Seen:
+    """Return the trainings that drew any of the samples."""
     found: list[Use] = []
+    untold: list[str] = []
     seen: set[str] = set()
     versions = list(_versions(store))
     runs = list_runs(store)
@@ -111,7 +122,12 @@ def uses(store: Store, keys: Sequence[str]) -> list[Use]:
                 continue
             if ((started.finished or {}).get("cached_from") or {}).get("run_id") in runs:
                 continue  # told with the run that trained it
-            steps = _steps(store, record, started, attempts, keys)
+            try:
+                steps = _steps(store, record, started, attempts, keys)
+            except VilaError as error:  # its corpora or models are gone, or out of reach
+                why = str(error).partition("\n")[0]
+                untold.append(f"run {run_id}, {name}: can't tell what it saw: {why}")
+                continue
             if steps is None:
                 continue
             key = str(started.started["key"])
@@ -122,16 +138,17 @@ def uses(store: Store, keys: Sequence[str]) -> list[Use]:
                 stage = started.started["key_parts"]["stage"]
                 kept, after = _checkpoints(store, key), _above(record, started)
                 found.append(Use(run_id, name, stage, key, done, drawn, after, models, kept))
-    return found
+    return Seen(tuple(found), tuple(untold))
 
 
-def as_json(places: Sequence[Place], uses: Sequence[Use]) -> dict[str, Any]:
+def as_json(places: Sequence[Place], seen: Seen) -> dict[str, Any]:
     """Return what was found, for scripts."""
     return {
         "places": [asdict(place) for place in places],
         "uses": [
-            {**asdict(use), "after": sorted(use.after), "restart": use.restart} for use in uses
+            {**asdict(use), "after": sorted(use.after), "restart": use.restart} for use in seen.uses
         ],
+        "untold": list(seen.untold),
     }
 
 
@@ -155,15 +172,6 @@ def _corpus(store: Store, sha256: str, name: str) -> Corpus | None:
     return Corpus.open(folder) if folder.is_dir() else None
 
 
-def _outside(location: str, name: str) -> Corpus | None:
-    from vila_core.stages._training import open_corpora
-
-    try:
-        return open_corpora(location, {name: 1.0})[name]
-    except VilaError:  # it is gone, or out of reach
-        return None
-
-
 def _meta(corpus: Corpus, number: int) -> Mapping[str, Any]:
     try:
         return corpus.read(number).meta
@@ -184,19 +192,19 @@ def _steps(
     sha256 = parts["inputs"].get("data")
     if sha256 is None or "mixture" not in values or "train" not in values:
         return None
-    elsewhere = values.get("data")  # corpora that lie outside of the store
     names = {key.partition("/")[0] for key in keys} & set(values["mixture"])
-    wanted: dict[str, set[int]] = {}
-    for name in names:
-        corpus = _outside(elsewhere, name) if elsewhere else _corpus(store, sha256, name)
-        if corpus is not None and (numbers := set(_numbers(corpus, keys))):
-            wanted[name] = numbers
     done = _done(attempts, values["train"]["steps"])
-    if not wanted or not done:
+    if not names or not done:
         return done, ()
     config: Any = stage_config(parts["stage"]).model_validate(values)
-    tokens = _tokens_per_image(store, record, parts, attempts)
-    loader, _ = planned_loader(at_hand(store, sha256), parts["stage"], config, tokens)
+    data = at_hand(store, sha256)
+    corpora = open_corpora(config.data or data, dict.fromkeys(names, 1.0))
+    wanted = {name: set(_numbers(corpus, keys)) for name, corpus in corpora.items()}
+    if not any(wanted.values()):
+        return done, ()
+    with tempfile.TemporaryDirectory() as folder:
+        tokens, tokenizer = _processor(store, record, parts, attempts, Path(folder))
+        loader, _ = planned_loader(data, parts["stage"], config, tokens, tokenizer)
     return done, tuple(_drawn(loader, wanted, done))
 
 
@@ -224,23 +232,29 @@ def _done(attempts: Sequence[Attempt], total: int) -> int:
     return max((int(one.progress.get("done") or 0) for one in attempts), default=0)
 
 
-def _tokens_per_image(
-    store: Store, record: RunRecord, parts: Mapping[str, Any], attempts: Sequence[Attempt]
-) -> int:
-    """Return what an image costs, from the model that came out, went in, or any of the run."""
+def _processor(
+    store: Store,
+    record: RunRecord,
+    parts: Mapping[str, Any],
+    attempts: Sequence[Attempt],
+    folder: Path,
+) -> tuple[int, Path]:
+    """Return what an image costs, and where the tokenizer is (in `folder` for a remote store).
+
+    Both are of the model that came out, went in, or of any of the run.
+    """
     outputs = [output for one in attempts for output in _outputs(one)]
     others = [output for some in record.tasks.values() for one in some for output in _outputs(one)]
     for sha256 in (*outputs, *parts["inputs"].values(), *others):
         try:
-            return int(
-                json.loads(store.read(f"artifacts/{sha256}/{_PROCESSOR}"))["tokens_per_image"]
-            )
+            settings = json.loads(store.read(f"artifacts/{sha256}/{_PROCESSOR}"))
         except NotFound:
             continue
-    raise UserError(
-        f"run {record.run_id} has no model yet that tells how many tokens an image takes; "
-        "its plan can't be made again."
-    )
+        ref = ref_of(store, sha256)
+        for prefix in ("tokenizer", "special_tokens", "added_tokens", "chat_template"):
+            place = fetch_below(store, ref, prefix, folder)
+        return int(settings["tokens_per_image"]), place
+    raise UserError("the run has no model that tells how many tokens an image takes")
 
 
 def _above(record: RunRecord, started: Attempt) -> frozenset[str]:
