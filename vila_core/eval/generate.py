@@ -7,23 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from vila_core.errors import UserError
+from vila_core.eval.answerer import Answer
+from vila_core.eval.files import ImageRef
 from vila_core.eval.prompts import Prompt
 
-LoadImage = Callable[[Path], torch.Tensor]
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a model said before the stop text; `finished` is False where it was cut short."""
-
-    text: str
-    finished: bool
+LoadImage = Callable[[ImageRef], torch.Tensor]
 
 
 @dataclass

@@ -12,6 +12,7 @@ from pydantic import Field, field_validator, model_validator
 
 from vila_core.config import Frozen, validate
 from vila_core.errors import UserError
+from vila_core.eval.files import ImageRef
 
 TASK_FILE, ITEMS_FILE = "task.json", "items.jsonl"
 IMAGE = "<image>"
@@ -79,7 +80,7 @@ class _Line(_Case):
 class Case:
     """A prompt up to where its answer starts, text and images in order, and that answer."""
 
-    parts: tuple[str | Path, ...]
+    parts: tuple[str | ImageRef, ...]
     answer: str
 
 
@@ -101,7 +102,7 @@ class Item:
     def has_images(self) -> bool:
         """Whether the question or a demonstration shows an image."""
         cases = (self.case, *self.demos)
-        return any(isinstance(part, Path) for case in cases for part in case.parts)
+        return any(not isinstance(part, str) for case in cases for part in case.parts)
 
 
 @dataclass(frozen=True)

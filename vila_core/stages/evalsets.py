@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vila_core.data.dedupe import EvalItem
-from vila_core.errors import UserError
-from vila_core.eval.items import Item, eval_folders, load_eval_set
+from vila_core.eval.files import ImageRef, read_image
+from vila_core.eval.items import eval_folders, load_eval_set
 
 
 @dataclass(frozen=True)
@@ -33,21 +33,12 @@ def eval_items(root: Path) -> dict[str, EvalFolder]:
 
 
 def _items(folder: Path) -> Iterator[EvalItem]:
-    shown: set[Path] = set()
+    shown: set[ImageRef] = set()
     for item in load_eval_set(folder).items:
         texts = " ".join(part for part in item.case.parts if isinstance(part, str))
         # Many questions about one image are common: the first of them stands for the image.
-        new = {part: None for part in item.case.parts if isinstance(part, Path)}
+        new = {part: None for part in item.case.parts if not isinstance(part, str)}
         fresh = [path for path in new if path not in shown]
         shown.update(fresh)
-        images = tuple(_read(path, item) for path in fresh)
+        images = tuple(read_image(image) for image in fresh)
         yield EvalItem(item.key, (texts, item.case.answer), images)
-
-
-def _read(path: Path, item: Item) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(
-            f"{item.where}: the image {path} can't be read: {error.strerror or error}"
-        ) from None

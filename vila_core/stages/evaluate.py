@@ -20,6 +20,7 @@ from vila_core.types import QUIET, Reporter, StageResult
 if TYPE_CHECKING:
     import torch
 
+    from vila_core.eval.files import ImageRef
     from vila_core.eval.generate import Generator
     from vila_core.eval.items import EvalSet
     from vila_core.eval.prompts import Prompt
@@ -199,13 +200,14 @@ def _model_type(folder: Path) -> Any:
         raise UserError(f"{path}: names no model_type; it is no transformers config") from None
 
 
-def _pixels(path: Path, processor: VilaProcessor) -> torch.Tensor:
+def _pixels(image: ImageRef, processor: VilaProcessor) -> torch.Tensor:
+    from vila_core.eval.files import read_image
     from vila_core.images import BadImage
 
     try:
-        return processor.transform_bytes(path.read_bytes())
+        return processor.transform_bytes(read_image(image))
     except BadImage as error:
-        raise UserError(f"{path}: {error}; replace it or drop the items that show it") from None
+        raise UserError(f"{image}: {error}; replace it or drop the items that show it") from None
 
 
 def _ask_all(rounds: Sequence[_Round], generator: Generator, report: Reporter) -> list[Record]:
@@ -213,7 +215,7 @@ def _ask_all(rounds: Sequence[_Round], generator: Generator, report: Reporter) -
 
     total = sum(len(each.task.items) * len(each.conditions) for each in rounds)
     records: list[Record] = []
-    digests: dict[Path, bytes] = {}
+    digests: dict[ImageRef, bytes] = {}
     for each in rounds:
         settings = each.task.settings
         prompts = [make_prompt(item, each.shots, settings.stop) for item in each.task.items]

@@ -1,0 +1,1 @@
+"""Official metrics, each as its official scorer has it."""
