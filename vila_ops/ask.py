@@ -75,9 +75,9 @@ def lay_out(
     The template `tokenizer` needs the tokenizer. Raises UserError when `<image>` places and images
     differ in number, and for a chat template that can't be used.
     """
-    from vila_core.data.templates import TOKENIZER, get_template, opening
+    from vila_core.data.asking import Layout
 
-    form = get_template(template)
+    form = Layout(template, tokenizer)
     if MARK not in question:
         before = f"scene {MARK} . " if template == "miniature" else f"{MARK}\n"
         question = before * images + question
@@ -86,16 +86,7 @@ def lay_out(
             f"the question has {question.count(MARK)} {MARK} places for {images} images; "
             f"fix: one {MARK} per image, or none at all."
         )
-    if template == TOKENIZER:
-        if tokenizer is None:
-            raise ValueError("the template 'tokenizer' needs the tokenizer")
-        from vila_core.data.chat import ChatTemplate
-
-        prompt = ChatTemplate(tokenizer).prompt(question)
-    else:
-        prompt = opening(form) + form.user_start + question + form.user_end + form.assistant_start
-    # A blank before the answer is part of the answer's first token; a line break is not.
-    return prompt.rstrip(" ")
+    return form.lay_out([(question, None)])
 
 
 def ask(
@@ -115,7 +106,7 @@ def ask(
     import torch
     from transformers.utils.logging import disable_progress_bar
 
-    from vila_core.data.templates import TOKENIZER
+    from vila_core.data.asking import Layout
     from vila_core.model import load
 
     disable_progress_bar()
@@ -123,8 +114,9 @@ def ask(
     model, processor = load(found.folder)
     prompt = lay_out(question, len(images), name, processor.tokenizer)
     _check_words(processor.tokenizer, prompt)
-    encoded = processor(prompt, list(images), add_special_tokens=name != TOKENIZER)
-    end = end_of_answer(name, processor.tokenizer)
+    form = Layout(name, processor.tokenizer)
+    encoded = processor(prompt, list(images), add_special_tokens=form.adds_special_tokens)
+    end = form.end
     stop = end_ids(end, processor.tokenizer, model.generation_config)
     with torch.inference_mode():
         untyped: Any = model  # generate is typed for models with attributes that ours need not have
@@ -136,17 +128,6 @@ def ask(
     if end and not stop:  # an end that is written as text, not as a token of its own
         answer = answer.partition(f" {end}" if name == "miniature" else end)[0]
     return answer.strip()
-
-
-def end_of_answer(template: str, tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return what ends an answer in a template, without blanks; empty for the tokenizer's EOS."""
-    from vila_core.data.chat import ChatTemplate
-    from vila_core.data.templates import EOS, TOKENIZER, get_template
-
-    if template == TOKENIZER:
-        return ChatTemplate(tokenizer).end.strip()
-    end = get_template(template).assistant_end.strip()
-    return "" if end == EOS else end
 
 
 def end_ids(end: str, tokenizer: PreTrainedTokenizerBase, generation: Any) -> dict[str, list[int]]:

@@ -138,7 +138,15 @@ class ChatTemplate:
 
     def prompt(self, question: str) -> str:
         """Return a question up to where the answer starts."""
-        return self._render([Message("user", question)], ask=True)
+        return self.conversation([(question, None)])
+
+    def conversation(self, exchanges: Sequence[tuple[str, str | None]]) -> str:
+        """Return exchanges of user and answer up to where the last answer, None, starts."""
+        messages = []
+        for user, answer in exchanges:
+            messages.append(Message("user", user))
+            messages += [] if answer is None else [Message("assistant", answer)]
+        return self._render(messages, ask=True)
 
     def _spans_of(
         self, messages: Sequence[Message], text: str | None = None
