@@ -71,11 +71,18 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     return resolve(path.stem, apply_overrides(values, overrides), where="--set")
 
 
-def resolve(name: str, values: Mapping[str, Any], *, where: str) -> Recipe:
-    """Check a recipe's values. `where` names their source in errors. Raises UserError."""
+def resolve(
+    name: str, values: Mapping[str, Any], *, where: str, graph: Graph | None = None
+) -> Recipe:
+    """Check a recipe's values. `where` names their source in errors. Raises UserError.
+
+    The graph is the one that `pipeline` names, unless it is given.
+    """
     head_keys = set(_Head.model_fields)
     head = validate(_Head, {k: v for k, v in values.items() if k in head_keys}, where=where)
-    graph = load_graph(_compiled(head.pipeline, where))
+    named = graph is None
+    if graph is None:
+        graph = load_graph(_compiled(head.pipeline, where))
     tasks = {task.config_key: task for task in graph.tasks.values()}
     for key, section in values.items():
         if key not in head_keys | tasks.keys():
@@ -88,8 +95,7 @@ def resolve(name: str, values: Mapping[str, Any], *, where: str) -> Recipe:
         key: validate(stage_config(task.stage), values.get(key) or {}, where=where, path=key)
         for key, task in tasks.items()
     }
-    # A path is kept whole, so that the run can be resumed from any folder.
-    pipeline = str(graph.path.resolve()) if _is_path(head.pipeline) else head.pipeline
+    pipeline = str(graph.path.resolve()) if named and _is_path(head.pipeline) else head.pipeline
     return Recipe(name, head.description, pipeline, head.tracking, graph, configs)
 
 
@@ -111,6 +117,12 @@ def find_recipe(name: str) -> Path:
 def recipe_files() -> dict[str, Path]:
     """Return the recipes that come with the package, by name."""
     folder = Path(str(importlib.resources.files("configs"))) / "recipes"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def pipeline_files() -> dict[str, Path]:
+    """Return the compiled pipelines that come with the package, by name."""
+    folder = Path(str(importlib.resources.files("pipelines"))) / "compiled"
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
@@ -137,8 +149,7 @@ def _compiled(pipeline: str, where: str) -> Path:
     """Return the compiled file of a pipeline, given by name or by the path of a YAML file."""
     if _is_path(pipeline):
         return Path(pipeline)
-    folder = Path(str(importlib.resources.files("pipelines"))) / "compiled"
-    known = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    known = pipeline_files()
     if pipeline not in known:
         raise UserError(f"{where}: pipeline: there is no '{pipeline}'; known: {', '.join(known)}.")
     return known[pipeline]

@@ -13,17 +13,19 @@ import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import psutil
 
 from components.runtime import record, stage_module
 from components.runtime.code import code_digest
-from vila_core.errors import AlreadyExists, StoreError, UserError, VilaError
+from vila_core.errors import AlreadyExists, NotFound, StoreError, UserError, VilaError
 from vila_core.jsonio import digest
 from vila_core.store import Store
 from vila_ops.data.versions import pin
-from vila_ops.recipes import Recipe
+from vila_ops.driver.graph import Graph, parse_graph
+from vila_ops.recipes import Recipe, pipeline_files
 from vila_ops.view import RunView, TaskView, make_view
 
 PACKAGES = ("torch", "transformers", "deepspeed", "kfp", "numpy", "wandb")
@@ -36,8 +38,10 @@ def create_run(
 ) -> str:
     """Write the record of a new run, and return its id.
 
-    Versions of data (`dvc:PATH@REV`) are resolved here: later steps read them by content. Raises
-    UserError for an unusable name, or a version that can't be found.
+    Versions of data (`dvc:PATH@REV`) are resolved here: later steps read them by content. A graph
+    that does not come with the package is kept beside the record, so that the run can be resumed
+    from any folder and machine. Raises UserError for an unusable name, or a version that can't be
+    found.
     """
     name = name or recipe.name
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,60}", name):
@@ -63,6 +67,9 @@ def create_run(
     while True:
         run_id = f"{name}-{datetime.now(UTC):%m%d-%H%M%S}-{secrets.token_hex(2)}"
         try:
+            if recipe.pipeline not in pipeline_files():
+                text = recipe.graph.text.encode()
+                store.write(_pipeline_place(run_id), text, create_only=True)
             record.create_run(store, {**run, "run_id": run_id})
         except AlreadyExists:
             continue
@@ -70,6 +77,19 @@ def create_run(
             fix = "fix: choose another store, by --store URI or VILA_STORE"
             raise UserError(f"{error}\n  {fix}") from None
         return run_id
+
+
+def kept_graph(store: Store, run_id: str) -> Graph | None:
+    """Return the graph that is kept with a run; None where it came with the package."""
+    place = _pipeline_place(run_id)
+    try:
+        return parse_graph(store.read(place).decode(), Path(place))
+    except NotFound:
+        return None
+
+
+def _pipeline_place(run_id: str) -> str:
+    return f"runs/{run_id}/pipeline.yaml"
 
 
 def environment() -> dict[str, Any]:

@@ -57,17 +57,24 @@ class Graph:
     spec: Mapping[str, Any]
     tasks: Mapping[str, Task]
     urgency: Mapping[str, int]  # length of the longest chain of tasks that starts at each task
+    text: str = ""  # the compiled file
 
 
 def load_graph(path: Path) -> Graph:
     """Read a compiled pipeline. Raises UserError for a file that is none, or has nested graphs."""
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        spec = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
-        nodes = spec["root"]["dag"]["tasks"]
-        tasks = [_task(spec, key, node, nodes) for key, node in nodes.items()]
+        return parse_graph(path.read_text(encoding="utf-8"), path)
     except OSError as error:
         raise UserError(f"{path}: can't be read: {error.strerror or error}.") from None
+
+
+def parse_graph(text: str, path: Path) -> Graph:
+    """Read a compiled pipeline from the text of the file `path`. Raises as `load_graph` does."""
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        spec = yaml.load(text, Loader=loader)
+        nodes = spec["root"]["dag"]["tasks"]
+        tasks = [_task(spec, key, node, nodes) for key, node in nodes.items()]
     except (KeyError, TypeError, yaml.YAMLError):
         raise UserError(
             f"{path}: is not a compiled pipeline of plain tasks; "
@@ -82,6 +89,7 @@ def load_graph(path: Path) -> Graph:
         spec=spec,
         tasks={task.name: task for task in ordered},
         urgency=urgency,
+        text=text,
     )
 
 

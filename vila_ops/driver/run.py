@@ -37,6 +37,7 @@ from vila_ops.driver.inline import InlineTask
 from vila_ops.driver.local import SubprocessTask
 from vila_ops.driver.schedule import Outputs, Running, TaskError, run_graph
 from vila_ops.recipes import Recipe, config_json, resolve
+from vila_ops.runs import kept_graph
 
 EXIT_CODES = {"succeeded": EXIT_OK, "failed": EXIT_FAILED, "stopped": EXIT_INTERRUPTED}
 MAX_PARALLEL = {"subprocess": 2, "inline": 1}
@@ -51,7 +52,8 @@ def drive(store: Store, run_id: str) -> str:
     folder. Raises UserError when the run has a live driver already.
     """
     run = record.RunRecord.load(store, run_id).run
-    recipe = resolve(run["recipe"], run["config"], where=f"run {run_id}")
+    graph = kept_graph(store, run_id)
+    recipe = resolve(run["recipe"], run["config"], where=f"run {run_id}", graph=graph)
     record.begin_driver(store, run_id)
     driver = _Driver(store, run_id, recipe, run["runner"])
     status, error = "failed", None
