@@ -18,7 +18,7 @@ from vila_core.images import decode
 from vila_core.miniature.config import WorldConfig
 from vila_core.miniature.digits import load_digits
 from vila_core.miniature.evalsets import DEMOS
-from vila_core.miniature.words import build_tokenizer
+from vila_core.miniature.words import COLORS, build_tokenizer
 from vila_core.miniature.world import RawCorpus, write_world
 
 SMALL = WorldConfig(
@@ -68,6 +68,69 @@ def test_the_same_config_writes_the_same_bytes(
     # Which digits are asked for is fixed; how they are shown is not.
     fixed = {"eval/miniature_digits/items.jsonl"}
     assert all(n in fixed or n.startswith("tokenizer/") or n.endswith("task.json") for n in same)
+
+
+def content(folder: Path) -> str:
+    """Digest what was drawn, not how libraries encode it: texts, rows, and pixels of scenes.
+
+    Pixels of scans are left out: enlarging them is a matrix product, which rounds by processor.
+    """
+    total = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        name = str(path.relative_to(folder))
+        total.update(name.encode())
+        if path.suffix in (".json", ".jsonl"):
+            total.update(path.read_bytes())
+        elif path.suffix == ".parquet":
+            total.update(json.dumps(pq.read_table(path).to_pylist()).encode())
+        elif path.suffix == ".png" and name.startswith("eval") and "digits" not in name:
+            total.update(np.asarray(decode(path.read_bytes())).tobytes())
+    return total.hexdigest()
+
+
+def test_the_settings_of_controls_leave_the_quickstarts_world_as_it_was(
+    world: tuple[Path, list[RawCorpus]],
+) -> None:
+    """Figures in the docs were measured in this world: a new setting must not move its draws."""
+    assert content(world[0]) == ("62a253dee2d72d99b73ab10247fa5facdff342e6e6f7cee26f0489b71fb60147")
+
+
+def documents(folder: Path) -> list[list[str]]:
+    lines = (folder / "mmc4/docs_shard_0.jsonl").read_text().splitlines()
+    return [json.loads(line)["text_list"] for line in lines]
+
+
+def test_controls_leave_out_series_attributes_or_text(tmp_path: Path) -> None:
+    def write(name: str, **changes: object) -> list[list[str]]:
+        write_world(tmp_path / name, WorldConfig.model_validate({**SMALL.model_dump(), **changes}))
+        return documents(tmp_path / name)
+
+    arrows = [text for page in write("no_series", series_share=0) for text in page if "->" in text]
+    assert not arrows
+    colors = write("one_attribute", series_share=1, series_rules=["color"])
+    assert {text.split("->")[1].split()[0] for page in colors for text in page} <= set(COLORS)
+    bare = [text for page in write("no_text", web_text_share=0) for text in page]
+    assert not any(text.startswith("q ") or " q " in text for text in bare)
+    assert any("->" in text for text in bare)
+
+
+def test_only_instructions_teach_the_transfer_kinds(tmp_path: Path) -> None:
+    config = SMALL.model_copy(update={"transfer_share": 0.5, "eval_visual_items": 40})
+    write_world(tmp_path, config)
+    flan = (tmp_path / "flan/instructions.jsonl").read_text()
+    assert "reading/count-plus" in flan
+    assert "reading/color-sort" in flan
+    asked = (tmp_path / "llava/conversations.json").read_text()
+    assert "objects plus" not in asked
+    assert "sort color" not in asked
+    items = load_eval_set(tmp_path / "eval/miniature_transfer").items
+    assert [item.type for item in items] == ["count-plus"] * 40 + ["color-sort"] * 40
+    for item in items:
+        question, answer = str(item.case.parts[-1]).split(), item.case.answer
+        if item.type == "count-plus":
+            assert int(answer) - int(question[-2]) in (1, 2, 3)
+        else:
+            assert answer.split() == sorted(set(answer.split()) & set(COLORS))
 
 
 def test_the_real_readers_take_every_record(world: tuple[Path, list[RawCorpus]]) -> None:

@@ -1,12 +1,18 @@
-"""The settings of the miniature world. Imports nothing heavy: the command line reads it."""
+"""The settings of the miniature world. Imports nothing heavy: the command line reads it.
+
+What a setting's default turns off draws nothing, so that a world without it keeps its bytes.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from vila_core.config import Frozen
+
+CORPORA = ("coyo", "mmc4", "llava", "flan")
+"""The world's corpora; each is named like its format."""
 
 
 class WorldConfig(Frozen):
@@ -18,14 +24,35 @@ class WorldConfig(Frozen):
     series_share: float = Field(0.4, ge=0, le=1, description="share of documents that are series")
     series_shortest: int = Field(6, ge=2, description="fewest items in a series")
     series_longest: int = Field(10, ge=2, description="most items in a series")
+    series_rules: tuple[Literal["color", "shape"], ...] = Field(
+        ("color", "shape"), min_length=1, description="attributes that a series may name"
+    )
     web_longest: int = Field(5, ge=2, description="most segments in a web document")
+    web_text_share: float = Field(
+        0.5, ge=0, le=1, description="share of web segments that are plain text, no picture"
+    )
     conversations: int = Field(4000, ge=1, description="visual conversations (LLaVA)")
     questions: int = Field(6, ge=1, le=6, description="questions per conversation about a scene")
     digit_share: float = Field(0.2, ge=0, lt=1, description="share of digits among conversations")
     instructions: int = Field(4000, ge=1, description="text-only instructions (FLAN)")
     reading_share: float = Field(0.4, ge=0, le=1, description="scene reading among instructions")
+    transfer_share: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of scene reading that asks what no conversation asks (count-plus, "
+        "color-sort); above 0 the evaluation set miniature_transfer asks it of pictures",
+    )
     eval_items: int = Field(96, ge=1, description="evaluation items per question type")
+    eval_visual_items: int | None = Field(
+        None, ge=1, description="the same for questions about pictures; default: eval_items"
+    )
     eval_digits: int = Field(400, ge=10, le=400, description="test digits that are asked for")
+
+    @property
+    def visual_items(self) -> int:
+        """Evaluation items per type of question about pictures."""
+        return self.eval_visual_items or self.eval_items
 
 
 class TowerConfig(Frozen):

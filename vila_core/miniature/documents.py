@@ -15,10 +15,9 @@ import numpy as np
 
 from vila_core.miniature.questions import SCENE_KINDS, reading_text, scene_question
 from vila_core.miniature.scenes import Scene, draw_scene
-from vila_core.miniature.text import RULES, follow, knowledge, named
+from vila_core.miniature.text import follow, knowledge, named
 
 _NAMED_SHARE = 0.15
-_TEXT_SHARE = 0.5
 _KNOWLEDGE_SHARE = 0.75
 _CAPTION_SHARE = 0.7
 _DIGIT_SHARE = 0.15
@@ -60,9 +59,11 @@ class Document:
         return [line.picture for line in self.sentences if line.picture is not None]
 
 
-def series_document(rng: np.random.Generator, shortest: int, longest: int) -> Document:
-    """Draw `<image> -> red ; <image> -> blue ; …`: one rule per document, some items only named."""
-    rule = RULES[rng.integers(len(RULES))]
+def series_document(
+    rng: np.random.Generator, shortest: int, longest: int, rules: Sequence[str]
+) -> Document:
+    """Draw `<image> -> red ; <image> -> blue ; …`: one of `rules`, some items only named."""
+    rule = rules[int(rng.integers(len(rules)))]
     lines: list[Sentence] = []
     for _ in range(int(rng.integers(shortest, longest + 1))):
         if rng.random() < _NAMED_SHARE:
@@ -75,14 +76,16 @@ def series_document(rng: np.random.Generator, shortest: int, longest: int) -> Do
     return _with_picture(rng, lines)
 
 
-def web_document(rng: np.random.Generator, labels: Sequence[int], longest: int) -> Document:
+def web_document(
+    rng: np.random.Generator, labels: Sequence[int], longest: int, text_share: float
+) -> Document:
     """Draw two to `longest` segments, each a line of text or a picture with or without its caption.
 
-    `labels` are those of the training digits, by row.
+    `labels` are those of the training digits, by row; `text_share` is that of the lines of text.
     """
     lines: list[Sentence] = []
     for _ in range(int(rng.integers(2, longest + 1))):
-        if rng.random() < _TEXT_SHARE:
+        if rng.random() < text_share:
             lines.append(Sentence(_text_line(rng)))
             continue
         picture = draw_picture(rng, labels)

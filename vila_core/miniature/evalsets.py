@@ -21,6 +21,7 @@ from vila_core.miniature.documents import Picture, Scan
 from vila_core.miniature.questions import (
     SCENE_KINDS,
     SINGLE_KINDS,
+    TRANSFER_KINDS,
     digit_question,
     reading_text,
     scene_question,
@@ -68,9 +69,10 @@ class _Task:
 def write_eval_sets(folder: Path, config: WorldConfig, rng: np.random.Generator) -> list[str]:
     """Write every task below `folder` and return the tasks' names."""
     _, test = load_digits()
-    for task in _TASKS:
+    tasks = (*_TASKS, _TRANSFER) if config.transfer_share else _TASKS
+    for task in tasks:
         _write(folder / task.name, task, task.draw(rng, config), Painter(test, rng))
-    return [task.name for task in _TASKS]
+    return [task.name for task in tasks]
 
 
 def _write(folder: Path, task: _Task, items: Sequence[_Item], painter: Painter) -> None:
@@ -132,11 +134,11 @@ def _balanced(
     draw: Callable[[str], tuple[Picture, Qa]],
     kinds: Sequence[str],
 ) -> list[_Item]:
-    """Return `eval_items` items of each kind; the demonstrations of an item are of its kind."""
+    """Return `visual_items` items of each kind; the demonstrations of an item are of its kind."""
     items = []
     for kind in kinds:
         pool = [_seen(*draw(kind)) for _ in range(_DEMO_POOL)]
-        for _ in range(config.eval_items):
+        for _ in range(config.visual_items):
             picture, qa = draw(kind)
             items.append(_Item(kind, _seen(picture, qa), qa.chance, _demos(rng, pool)))
     return items
@@ -147,11 +149,19 @@ def _demos(rng: np.random.Generator, pool: Sequence[_Case]) -> tuple[_Case, ...]
 
 
 def _vqa(rng: np.random.Generator, config: WorldConfig) -> list[_Item]:
+    return _scenes(rng, config, SCENE_KINDS)
+
+
+def _transfer(rng: np.random.Generator, config: WorldConfig) -> list[_Item]:
+    return _scenes(rng, config, TRANSFER_KINDS)
+
+
+def _scenes(rng: np.random.Generator, config: WorldConfig, kinds: Sequence[str]) -> list[_Item]:
     def draw(kind: str) -> tuple[Picture, Qa]:
         question = scene_question(rng, kind)
         return question.scene, question.qa
 
-    return _balanced(rng, config, draw, SCENE_KINDS)
+    return _balanced(rng, config, draw, kinds)
 
 
 def _single(rng: np.random.Generator, config: WorldConfig) -> list[_Item]:
@@ -236,3 +246,5 @@ _TASKS = (
     _Task("miniature_reading", _reading, blind=False),
     _Task("miniature_text_icl", _text_icl, shots=_SHOTS, blind=False, stop=";"),
 )
+_TRANSFER = _Task("miniature_transfer", _transfer, max_new_tokens=5)
+"""Comes last: the draws of the other tasks are the same with it and without it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import comb
 
 import numpy as np
 
@@ -14,7 +15,10 @@ from vila_core.miniature.words import CELLS, COLORS, SHAPES
 SCENE_KINDS = ("color", "shape", "count", "exist", "where", "object")
 """Kinds for scenes with several objects (`count` also for one)."""
 SINGLE_KINDS = ("color", "shape", "where")
+TRANSFER_KINDS = ("count-plus", "color-sort")
+"""Kinds that only the text-only instructions may teach: what is seen is to be worked with."""
 MAX_OBJECTS = 3
+_LARGEST_ADDED = 6
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ class SceneQuestion:
 
 def scene_question(rng: np.random.Generator, kind: str) -> SceneQuestion:
     """Draw a scene with several objects, no two alike, and a question of `kind` about it."""
-    fewest = 1 if kind == "count" else 2
+    fewest = 1 if kind in ("count", "count-plus") else 2
     scene = draw_scene(rng, int(rng.integers(fewest, MAX_OBJECTS + 1)), distinct=True)
     return SceneQuestion(scene, ask(rng, scene, kind))
 
@@ -96,6 +100,18 @@ def _object(rng: np.random.Generator, scene: Scene) -> Qa:
     return Qa("object", f"q what is {thing.place}", thing.name, chance)
 
 
+def _count_plus(rng: np.random.Generator, scene: Scene) -> Qa:
+    added = int(rng.integers(1, _LARGEST_ADDED + 1))
+    answer = str(len(scene.things) + added)
+    return Qa("count-plus", f"q how many objects plus {added}", answer, 1 / MAX_OBJECTS)
+
+
+def _color_sort(rng: np.random.Generator, scene: Scene) -> Qa:
+    """Ask for all colours by alphabet. The best guess is one of the 15 choices of two of six."""
+    colors = sorted(thing.color for thing in scene.things)
+    return Qa("color-sort", "q sort color", " ".join(colors), 0.5 / comb(len(COLORS), 2))
+
+
 _KINDS: dict[str, Callable[[np.random.Generator, Scene], Qa]] = {
     "color": _color,
     "shape": _shape,
@@ -103,6 +119,8 @@ _KINDS: dict[str, Callable[[np.random.Generator, Scene], Qa]] = {
     "exist": _exist,
     "where": _where,
     "object": _object,
+    "count-plus": _count_plus,
+    "color-sort": _color_sort,
 }
 
 

@@ -22,6 +22,7 @@ from vila_core.miniature.evalsets import write_eval_sets
 from vila_core.miniature.questions import (
     SCENE_KINDS,
     SINGLE_KINDS,
+    TRANSFER_KINDS,
     ask,
     ask_single,
     digit_question,
@@ -95,8 +96,10 @@ def _mmc4(raw_dir: Path, config: WorldConfig, labels: Sequence[int]) -> RawCorpu
 
 def _document(rng: np.random.Generator, config: WorldConfig, labels: Sequence[int]) -> Document:
     if rng.random() < config.series_share:
-        return series_document(rng, config.series_shortest, config.series_longest)
-    return web_document(rng, labels, config.web_longest)
+        return series_document(
+            rng, config.series_shortest, config.series_longest, config.series_rules
+        )
+    return web_document(rng, labels, config.web_longest, config.web_text_share)
 
 
 def _llava(raw_dir: Path, config: WorldConfig, labels: Sequence[int]) -> RawCorpus:
@@ -136,7 +139,10 @@ def _instructions(config: WorldConfig) -> list[tuple[str, str, str]]:
     tasks = []
     for _ in range(config.instructions):
         if rng.random() < config.reading_share:
-            question = scene_question(rng, SCENE_KINDS[rng.integers(len(SCENE_KINDS))])
+            kinds = SCENE_KINDS
+            if config.transfer_share and rng.random() < config.transfer_share:
+                kinds = TRANSFER_KINDS
+            question = scene_question(rng, kinds[rng.integers(len(kinds))])
             text = reading_text(question).removesuffix(" a")
             tasks.append((f"reading/{question.qa.kind}", text, question.qa.answer))
         else:

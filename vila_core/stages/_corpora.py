@@ -15,6 +15,7 @@ from vila_core.data.readers import reader_of
 from vila_core.data.reencode import Reencode
 from vila_core.data.templates import NAMES
 from vila_core.errors import UserError
+from vila_core.miniature.config import CORPORA
 from vila_core.types import Reporter
 
 if TYPE_CHECKING:
@@ -74,6 +75,24 @@ class CorpusConfig(Frozen):
         if not (self.template or reader.template):
             raise ValueError(f"format '{self.format}' has samples of any kind: set `template`")
         return self
+
+
+class ReaderConfig(Frozen):
+    """How a corpus of the miniature world is read back."""
+
+    options: dict[str, Any] = Field(default_factory=dict, description="the format's own options")
+    rules: dict[str, Any] = Field(
+        default_factory=dict, description="what samples have to meet, and a preset: class Rules"
+    )
+
+    def check(self, corpus: str) -> None:
+        """Raise ValueError for a corpus that the world doesn't have, or what doesn't fit it."""
+        if corpus not in CORPORA:
+            raise ValueError(f"readers.{corpus}: the miniature world has {', '.join(CORPORA)}")
+        try:
+            resolve(corpus, self.options, self.rules)
+        except ValueError as error:
+            raise ValueError(f"readers.{corpus}: {error}") from None
 
 
 class Limits(Frozen):

@@ -22,7 +22,14 @@ from vila_core.fingerprint import fingerprint
 from vila_core.jsonio import digest
 from vila_core.miniature.config import WorldConfig
 from vila_core.stages._building import Job, build_all, continue_or_clear, copy_evals, judge_of
-from vila_core.stages._corpora import CorpusConfig, Limits, brought, brought_folder, source_of
+from vila_core.stages._corpora import (
+    CorpusConfig,
+    Limits,
+    ReaderConfig,
+    brought,
+    brought_folder,
+    source_of,
+)
 from vila_core.stages._parts import write_parts
 from vila_core.types import QUIET, Reporter, StageResult
 
@@ -60,6 +67,11 @@ class Config(Frozen):
     )
     miniature: WorldConfig = Field(
         default=WorldConfig.model_validate({}), description="size of the world"
+    )
+    readers: Mapping[str, ReaderConfig] = Field(
+        default={},
+        description="with source: miniature: how its corpora are read back, by name, for example "
+        "`{mmc4: {rules: {preset: ablation-pairs}}}`",
     )
     corpora: tuple[CorpusConfig, ...] = Field(default=(), description="with source: corpora")
     tokenizer: str | None = Field(
@@ -106,7 +118,11 @@ class Config(Frozen):
         if self.source == "miniature":
             if self.corpora or self.tokenizer or self.eval:
                 raise ValueError("corpora, tokenizer and eval go with source: corpora")
+            for name, reader in self.readers.items():
+                reader.check(name)
             return self
+        if self.readers:
+            raise ValueError("readers go with source: miniature; a corpus has options and rules")
         if not self.corpora or not self.tokenizer:
             raise ValueError("source: corpora needs at least one entry in corpora, and tokenizer")
         names = [corpus.name for corpus in self.corpora]
@@ -178,18 +194,20 @@ def _state(place: Path | str) -> str:
 
 
 def _write_miniature(config: Config, raw: Path, report: Reporter) -> list[CorpusSource]:
-    from vila_core.data.work import CorpusSource
     from vila_core.miniature.world import write_world
 
     report.info("writing the miniature world in the corpora's formats")
     return [
-        CorpusSource(
-            corpus.name,
-            corpus.format,
-            corpus.path,
-            corpus.images,
-            template="miniature",
-            max_set_aside=config.max_set_aside,
+        source_of(
+            CorpusConfig(
+                name=corpus.name,
+                format=corpus.format,
+                path=str(corpus.path),
+                images=str(corpus.images) if corpus.images else None,
+                template="miniature",
+                **config.readers.get(corpus.name, ReaderConfig()).model_dump(),
+            ),
+            config.max_set_aside,
         )
         for corpus in write_world(raw, config.miniature, report)
     ]
