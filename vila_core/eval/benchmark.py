@@ -11,11 +11,14 @@ import difflib
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from vila_core.errors import UserError
 from vila_core.eval.files import Files
 from vila_core.eval.items import Case
+
+if TYPE_CHECKING:
+    from vila_core.eval.judge import Rubric
 
 NAMES = (
     "vqav2",
@@ -122,6 +125,8 @@ class Benchmark:
     """Official submission files by name, where scoring is remote (or may be)."""
     judged: bool = False
     """Whether a judge model scores the answers (see `vila_core/eval/judge.py`)."""
+    rubric: Rubric | None = None
+    """How a judge is asked and read, where one scores."""
     disagreements: str = ""
     """Known differences between harnesses, for the reference page."""
     plain_stop: str = "\n"

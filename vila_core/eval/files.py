@@ -142,10 +142,25 @@ class Files:
                 f"{self.where(name)}:{line}: is not UTF-8 text; save the file as UTF-8"
             ) from None
 
-    def json(self, name: str) -> Any:
-        """Return a JSON file's value. Raises UserError with the place of what is broken."""
+    def json(self, name: str, *, unique: bool = False) -> Any:
+        """Return a JSON file's value. Raises UserError with the place of what is broken.
+
+        `unique` also refuses an object with a key that stands twice: where keys are ids of
+        questions, JSON readers would silently drop the first one.
+        """
+
+        def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+            value: dict[str, Any] = {}
+            for key, item in pairs:
+                if key in value:
+                    raise UserError(
+                        f"{self.where(name)}: the id '{key}' stands twice; download the file again"
+                    )
+                value[key] = item
+            return value
+
         try:
-            return json.loads(self.text(name))
+            return json.loads(self.text(name), object_pairs_hook=once if unique else None)
         except json.JSONDecodeError as error:
             raise UserError(
                 f"{self.where(name)}:{error.lineno}: not valid JSON: {error.msg} at column "
