@@ -1,0 +1,139 @@
+"""Bootstrap intervals of any metric, over units: what is drawn are questions that belong together.
+
+MME asks two questions about each image, MMBench each question with its options rotated. Answers to
+these depend on each other; drawn one by one they would count as more evidence than they are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vila_core.eval.benchmark import Grade, Question
+
+MEAN_DRAWS, METRIC_DRAWS = 2_000, 1_000
+_CELLS = 20_000_000  # of a block of draws, so that memory stays below some 200 MB
+
+Metrics = Callable[[Sequence[Question], Sequence[Grade]], Mapping[str, float]]
+
+
+def unit_sums(scores: Sequence[float], units: Sequence[str]) -> NDArray[np.float64]:
+    """Return (sum of scores, number of scores) of each unit, (U, 2), in the order of first sight.
+
+    Raises ValueError for lists of different or no length.
+    """
+    if not scores or len(scores) != len(units):
+        raise ValueError(f"scores of units are needed, but {len(scores)} and {len(units)} came")
+    places: dict[str, int] = {}
+    rows_N = np.array([places.setdefault(unit, len(places)) for unit in units])
+    sums_U2 = np.zeros((len(places), 2), dtype=np.float64)
+    sums_U2[:, 0] = np.bincount(rows_N, weights=np.asarray(scores, dtype=np.float64))
+    sums_U2[:, 1] = np.bincount(rows_N)
+    return sums_U2
+
+
+def unit_interval(
+    scores: Sequence[float], units: Sequence[str], *, level: float = 0.95, seed: int = 0
+) -> dict[str, float]:
+    """Return `mean`, `low` and `high` of scores (or of paired differences), drawing units.
+
+    A percentile bootstrap of the ratio of sums. How often each distinct unit comes up is a
+    multinomial, so that the order makes no difference. Raises ValueError for lists of different or
+    no length.
+    """
+    sums_U2 = unit_sums(scores, units)
+    distinct_K2, counts_K = np.unique(sums_U2, axis=0, return_counts=True)
+    total = len(sums_U2)
+    rng = np.random.default_rng(seed)
+    block = max(_CELLS // len(counts_K), 1)
+    means: list[NDArray[np.float64]] = []
+    for done in range(0, MEAN_DRAWS, block):
+        size = min(block, MEAN_DRAWS - done)
+        drawn_B2 = rng.multinomial(total, counts_K / total, size=size) @ distinct_K2
+        means.append(drawn_B2[:, 0] / drawn_B2[:, 1])
+    low, high = np.quantile(np.concatenate(means), ((1 - level) / 2, (1 + level) / 2))
+    total_2 = counts_K @ distinct_K2
+    return {"mean": float(total_2[0] / total_2[1]), "low": float(low), "high": float(high)}
+
+
+def unit_error(scores: Sequence[float], units: Sequence[str]) -> float:
+    """Return the standard error of the mean of scores (or of differences) over dependent units.
+
+    The linearised error of a ratio; with units of one question it is that of a plain mean. 0.0 for
+    a single unit, whose spread is not known.
+    """
+    sums_U2 = unit_sums(scores, units)
+    count = len(sums_U2)
+    if count < 2:
+        return 0.0
+    mean = sums_U2[:, 0].sum() / sums_U2[:, 1].sum()
+    residuals_U = sums_U2[:, 0] - mean * sums_U2[:, 1]
+    spread = np.sqrt((residuals_U**2).sum() * count / (count - 1))
+    return float(spread / sums_U2[:, 1].sum())
+
+
+def metric_intervals(
+    questions: Sequence[Question],
+    grades: Sequence[Grade],
+    metrics: Metrics,
+    *,
+    level: float = 0.95,
+    draws: int = METRIC_DRAWS,
+    seed: int = 0,
+) -> dict[str, dict[str, float]]:
+    """Return `value`, `low` and `high` of every metric, for metrics that are no means (F1, CIDEr).
+
+    Each draw calls `metrics`. A question that is drawn again comes with a key and unit of its own
+    (`key#2`), so that a metric which groups questions sees two groups. A metric that half of the
+    draws lack (of a rare category) gets no interval. Raises ValueError for lists of different or
+    no length.
+    """
+    if not questions or len(questions) != len(grades):
+        raise ValueError(f"{len(questions)} questions and {len(grades)} grades are no pairs")
+    groups: dict[str, list[int]] = {}
+    for index, question in enumerate(questions):
+        groups.setdefault(question.unit or question.key, []).append(index)
+    members = list(groups.values())
+    rng = np.random.default_rng(seed)
+    copies = _Copies(questions)
+    found: dict[str, list[float]] = {}
+    for _ in range(draws):
+        drawn_questions: list[Question] = []
+        drawn_grades: list[Grade] = []
+        times_U = np.bincount(rng.integers(len(members), size=len(members)), minlength=len(members))
+        for unit in np.flatnonzero(times_U):
+            for copy in range(times_U[unit]):
+                drawn_questions += [copies(index, copy) for index in members[unit]]
+                drawn_grades += [grades[index] for index in members[unit]]
+        for key, value in metrics(drawn_questions, drawn_grades).items():
+            found.setdefault(key, []).append(value)
+    intervals = {}
+    for key, value in metrics(questions, grades).items():
+        if len(found.get(key, ())) > draws / 2:
+            low, high = np.quantile(found[key], ((1 - level) / 2, (1 + level) / 2))
+            intervals[key] = {"value": float(value), "low": float(low), "high": float(high)}
+    return intervals
+
+
+class _Copies:
+    """The copies of questions that were drawn more than once, made once each."""
+
+    def __init__(self, questions: Sequence[Question]) -> None:
+        self._questions = questions
+        self._made: dict[tuple[int, int], Question] = {}
+
+    def __call__(self, index: int, copy: int) -> Question:
+        question = self._questions[index]
+        if not copy:
+            return question
+        if (index, copy) not in self._made:
+            name = f"#{copy + 1}"
+            self._made[index, copy] = dataclasses.replace(
+                question,
+                key=question.key + name,
+                unit=question.unit + name if question.unit else "",
+            )
+        return self._made[index, copy]
