@@ -127,6 +127,8 @@ class Benchmark:
     """Whether a judge model scores the answers (see `vila_core/eval/judge.py`)."""
     rubric: Rubric | None = None
     """How a judge is asked and read, where one scores."""
+    scoring: str = ""
+    """How an answer is read and scored, in words, for the reference page."""
     disagreements: str = ""
     """Known differences between harnesses, for the reference page."""
     plain_stop: str = "\n"
