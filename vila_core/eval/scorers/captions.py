@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from vila_core.eval.scorers.tokens import TokeniserName, tokenise
 
@@ -22,11 +22,15 @@ Ngram = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Corpus:
-    """A score of all captions, one per caption, and the tokeniser's name."""
+    """A score of all captions, one per caption, and the tokeniser's name.
+
+    `counts`, of BLEU alone, holds what each caption adds to the corpus: see `bleu_of`.
+    """
 
     score: float
     per_sample: list[float]
     tokeniser: str
+    counts: list[list[int]] = field(default_factory=list)
 
 
 def cider(
@@ -60,8 +64,15 @@ def bleu4(
     """Return corpus BLEU-4 (0 to 1), counted over all captions, the closest reference's length."""
     tokens = _tokens(answers, references, tokeniser)
     counts = [_bleu_counts(words, each) for words, each in tokens.pairs()]
-    total = [sum(column) for column in zip(*counts, strict=True)]
-    return Corpus(_bleu(total), [_bleu(each) for each in counts], tokens.name)
+    return Corpus(bleu_of(counts), [_bleu(each) for each in counts], tokens.name, counts)
+
+
+def bleu_of(counts: Sequence[Sequence[int]]) -> float:
+    """Return corpus BLEU-4 (0 to 1) of some captions' counts, as `bleu4` gives them.
+
+    Any draw of captions can so be scored without counting words again.
+    """
+    return _bleu([sum(column) for column in zip(*counts, strict=True)])
 
 
 def rouge_l(
