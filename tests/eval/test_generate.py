@@ -62,8 +62,7 @@ def plain() -> Generator:
     return Generator(plain_model(), build_tokenizer())
 
 
-@pytest.fixture(scope="module")
-def seeing() -> Generator:
+def seeing_generator() -> Generator:
     model = build_preset(load_preset("miniature")).eval()
     spread(model)
     half = (0.5, 0.5, 0.5)
@@ -78,12 +77,21 @@ def seeing() -> Generator:
     )
 
 
-@pytest.fixture
-def images(tmp_path: Path) -> list[Path]:
-    paths = [tmp_path / f"{n}.png" for n in range(3)]
+@pytest.fixture(scope="module")
+def seeing() -> Generator:
+    return seeing_generator()
+
+
+def noise(folder: Path) -> list[Path]:
+    paths = [folder / f"{n}.png" for n in range(3)]
     for n, path in enumerate(paths):
         Image.effect_noise((32, 32), 40 + 60 * n).convert("RGB").save(path)
     return paths
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> list[Path]:
+    return noise(tmp_path)
 
 
 def ask(
