@@ -1,0 +1,66 @@
+"""What a grid costs: CPU seconds and time of every task, also of those that came from the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from components.runtime.record import Attempt, RunRecord
+from vila_core.errors import NotFound
+from vila_core.store import Store
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Tasks of one kind together. `computed` of them ran in this run, the others were cached."""
+
+    kind: str
+    tasks: int
+    computed: int
+    cpu_s: float
+    task_s: float  # of all tasks, one after the other
+
+
+def costs(store: Store, record: RunRecord) -> list[Cost]:
+    """Return the cost by stage, in the order of the run's tasks.
+
+    A cached result costs what it cost the run that computed it; where that is gone, nothing.
+    """
+    earlier: dict[str, RunRecord] = {}
+    found: dict[str, list[tuple[bool, Mapping[str, Any]]]] = {}
+    for name, stage in record.run["tasks"]:
+        attempts = record.tasks.get(name, ())
+        source = (attempts[-1].finished or {}).get("cached_from") if attempts else None
+        if source:
+            run_id = source["run_id"]
+            if run_id not in earlier:
+                earlier[run_id] = _load(store, run_id)
+            attempts = earlier[run_id].tasks.get(source["task"], ())
+        found.setdefault(stage, []).append((not source, _used(attempts)))
+    return [
+        Cost(
+            stage,
+            len(parts),
+            sum(computed for computed, _ in parts),
+            sum(used["cpu_s"] for _, used in parts),
+            sum(used["duration_s"] for _, used in parts),
+        )
+        for stage, parts in found.items()
+    ]
+
+
+def _load(store: Store, run_id: str) -> RunRecord:
+    try:
+        return RunRecord.load(store, run_id)
+    except NotFound:
+        return RunRecord(run_id, {}, None, None, {})
+
+
+def _used(attempts: Iterable[Attempt]) -> dict[str, float]:
+    """Return what the attempts of a task used: an interrupted one counts too."""
+    used = {"cpu_s": 0.0, "duration_s": 0.0}
+    for attempt in attempts:
+        for key in used:
+            used[key] += (attempt.finished or {}).get(key) or 0.0
+    return used
