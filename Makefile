@@ -29,7 +29,7 @@ $(VENV)/run.stamp: $(VENV)/pip.stamp pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/dev.stamp: $(VENV)/run.stamp
-	$(PIP) install -q $(PIP_ARGS) -c constraints.txt -e '.[train,lora,languages,dedupe,pipeline,eval,web,versioning,dev]'
+	$(PIP) install -q $(PIP_ARGS) -c constraints.txt -e '.[train,lora,languages,dedupe,pipeline,eval,captions,harness,web,versioning,dev]'
 	@touch $@
 
 setup: $(VENV)/dev.stamp  ## install everything for development into .venv
@@ -76,7 +76,7 @@ bench: $(VENV)/dev.stamp  ## measure; results go to build/bench as JSON
 
 lock: $(VENV)/pip.stamp  ## renew constraints.txt from the ranges in pyproject.toml
 	$(PYTHON) -m venv build/lock
-	build/lock/bin/python -m pip install -q $(PIP_ARGS) -e '.[train,lora,languages,dedupe,pipeline,eval,web,versioning,dev]'
+	build/lock/bin/python -m pip install -q $(PIP_ARGS) -e '.[train,lora,languages,dedupe,pipeline,eval,captions,harness,web,versioning,dev]'
 	build/lock/bin/python -m pip freeze --exclude-editable | sed -E 's/\+cpu$$//' > constraints.txt
 	rm -rf build/lock
 

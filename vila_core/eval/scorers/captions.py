@@ -171,8 +171,9 @@ def _bleu(counts: Sequence[int]) -> float:
 
 
 def _rouge(words: Sequence[str], references: Sequence[Sequence[str]]) -> float:
-    shared = [(_longest_common(words, each), max(1, len(each))) for each in references]
-    precision = max(common for common, _ in shared) / max(1, len(words))
+    words = words or [""]  # as the official code has it, no words are one empty word
+    shared = [(_longest_common(words, each or [""]), max(1, len(each))) for each in references]
+    precision = max(common for common, _ in shared) / len(words)
     recall = max(common / length for common, length in shared)
     if not precision or not recall:
         return 0.0

@@ -141,10 +141,10 @@ def mmmu_open_match(text: str, references: Sequence[str]) -> bool:
     """
     wanted = [value for reference in references for value in _values(reference)]
     for part in mmmu_open_answer(text):
-        if isinstance(part, float):
-            if part in wanted:
+        if isinstance(part, str):
+            if any(isinstance(value, str) and value in part for value in wanted):
                 return True
-        elif any(isinstance(value, str) and value in part for value in wanted):
+        elif part in wanted:
             return True
     return False
 

@@ -23,9 +23,9 @@ PTB = "PTBTokenizer (Stanford CoreNLP 3.4.1)"
 PYTHON = "vila-ptb 1 (PTB rules in Python)"
 
 _JAR = "stanford-corenlp-3.4.1.jar"
-_DROPPED = frozenset(["''", "'", "``", "`", "-lrb-", "-rrb-", "-lcb-", "-rcb-"]) | frozenset(
-    [".", "?", "!", ",", ":", "-", "--", "...", ";"]
-)
+# The official list has the names of brackets in capitals, which no token has after -lowerCase: so
+# brackets stay.
+_DROPPED = frozenset(["''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"])
 
 
 def tokenise(texts: Sequence[str], tokeniser: TokeniserName) -> tuple[list[list[str]], str]:
@@ -73,10 +73,41 @@ def _kept(words: Sequence[str]) -> list[str]:
     return [word for word in words if word and word not in _DROPPED]
 
 
-_CONTRACTION = re.compile(r"(?<=\w)(n't|'(?:s|m|d|re|ve|ll))(?!\w)")
-_WORD = re.compile(r"n't|'(?:s|m|d|re|ve|ll)(?!\w)|\w+(?:[-.,/:]\w+)*|[^\w\s]")
+# What PTBTokenizer does to captions, in the order in which it is tried. Cased where PTB is: months.
+_RULES = (
+    r"https?://\S+",
+    r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+",
+    r"(?<!\w)[#@](?=[^\W\d_])\w+",
+    r"<[A-Za-z/][^<>\s]*>",
+    r"\b(?i:can(?=not\b)|gon(?=na\b)|got(?=ta\b)|wan(?=na\b)|lem(?=me\b)|gim(?=me\b))",
+    r"(?i:(?<!\w)'t(?=is\b|was\b)|\by'(?=all\b)|(?<!\w)'n'|\bol'|\bo'clock\b)",
+    r"[^\W_]+?(?=(?i:n't)(?!\w))",
+    r"(?i:n't|'(?:s|m|d|re|ve|ll))(?!\w)",
+    r"(?<!\w)'\d0s\b",
+    r"(?i:(?<!\w)[odl]'[^\W_]+)",
+    r"(?<!\w)(?:[^\W\d_]\.)+(?!\w)",
+    r"\b(?i:mrs?|ms|dr|st|jr|sr|inc|co|corp|ltd|vs|etc|ph\.d|ave|blvd|prof|capt|sgt)\.(?!\w)",
+    r"\b(?:Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sept?|Oct|Nov|Dec)\.(?!\w)",
+    r"\b(?i:no\.)(?=\s*\d)",
+    r"(?<![\w-])[-+](?=\d)\d+(?:[.,]\d+)*(?![\w-])",
+    r"\d+(?:[,:]\d+)+(?:\.\d+)?",
+    r"(?i:c\+\+)",
+    r"[^\W_][\u0300-\u036f]*(?:[^\W_\u00bc-\u00be]|[\u0300-\u036f]|[-_./](?=[^\W_]))*",
+    r"[!?]{2,}|\.{2,}",
+    r"\S",
+)
+_TOKEN = re.compile("|".join(_RULES))
+_ESCAPED = {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"}
+_ESCAPED |= {"£": "#", "€": "$", "¢": "cents", "½": "1/2", "¼": "1/4", "¾": "3/4"}
+_STRAIGHT = str.maketrans({"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"'})
+_SILENT = re.compile(r"\.{2,}|[\"\u2013\u2014\u2026]")
 
 
 def _words(text: str) -> list[str]:
-    text = _CONTRACTION.sub(r" \1", text.lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'"))
-    return [word for word in _kept(_WORD.findall(text)) if re.search(r"\w", word)]
+    """Return the tokens of PTB's rules as far as captions need them.
+
+    Not here: the long list of abbreviations, telephone numbers, and what else no caption holds.
+    """
+    found = _TOKEN.findall(text.translate(_STRAIGHT))
+    words = [_ESCAPED.get(word, word.lower()) for word in found if not _SILENT.fullmatch(word)]
+    return _kept(words)
