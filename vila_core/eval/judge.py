@@ -7,6 +7,7 @@ mean. (LLaVA's script averages it in as -1, MM-Vet's as 0.)
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Callable, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -102,6 +103,7 @@ class _Asked:
         self._judge = judge
         self._kept = kept
         self._name = judge.describe()
+        self._lock = threading.Lock()
 
     def __call__(self, prompt: str) -> Judgement:
         rubric = self._rubric
@@ -117,14 +119,18 @@ class _Asked:
     def _reply(self, prompt: str, temperature: float, tries: int) -> str:
         rubric = self._rubric
         key = digest([self._name, rubric.system, rubric.max_new_tokens, temperature, tries, prompt])
-        if key not in self._kept:
-            self._kept[key] = self._judge.judge(
-                prompt,
-                system=rubric.system,
-                temperature=temperature,
-                max_new_tokens=rubric.max_new_tokens,
-            )
-        return self._kept[key]
+        with self._lock:
+            if key in self._kept:
+                return self._kept[key]
+        reply = self._judge.judge(
+            prompt,
+            system=rubric.system,
+            temperature=temperature,
+            max_new_tokens=rubric.max_new_tokens,
+        )
+        with self._lock:
+            self._kept[key] = reply
+        return reply
 
 
 def grades(rubric: Rubric, answers: Sequence[str], judged: Sequence[Judgement]) -> list[Grade]:

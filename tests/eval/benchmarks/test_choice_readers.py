@@ -197,3 +197,17 @@ def test_hidden_answers_give_no_score_but_a_submission(
     assert bench.metrics(questions, grades) == {}
     assert bench.submission is not None
     assert all(bench.submission(questions, answers).values())
+
+
+def test_mmmu_takes_an_interval_for_one_answer_and_a_list_for_several(tmp_path: Path) -> None:
+    samples.make_mmmu(tmp_path)
+    (tmp_path / "answer_dict_val.json").unlink()
+    rows = samples.mmmu_rows("Art", "validation")
+    rows[0]["answer"], rows[1]["answer"] = "['A', 'C']", "[0, 1]"
+    samples.write_parquet(tmp_path / "Art" / "validation-00000-of-00001.parquet", rows)
+    bench, questions = read("mmmu", tmp_path)
+    choice, opened = (q for q in questions if q.type == "Art")
+    assert choice.references == ("A", "C")
+    assert opened.references == ("[0, 1]",)
+    graded = bench.grade([choice, choice, opened], ["C", "B", "The interval is [0, 1]"])
+    assert [grade.score for grade in graded] == [1.0, 0.0, 1.0]

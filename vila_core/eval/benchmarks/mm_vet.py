@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from vila_core.errors import UserError
 from vila_core.eval.benchmark import Benchmark, FileSpec, Grade, Options, Question, unique
-from vila_core.eval.benchmarks._official import ImageFolder, mean, scored, text
+from vila_core.eval.benchmarks._official import ImageFolder, identifier, mean, scored, text
 from vila_core.eval.files import Files
 from vila_core.eval.items import Case
 from vila_core.eval.judge import Rubric, unjudged
@@ -44,7 +44,7 @@ def read(files: Files, options: Options) -> list[Question]:
                 "file again"
             )
         image = images.image(text(row, "imagename", where), where)
-        asked, answer = text(row, "question", where), text(row, "answer", where)
+        asked, answer = text(row, "question", where), identifier(row, "answer", where)
         questions.append(
             Question(
                 key=key,

@@ -83,7 +83,11 @@ def _rows(files: Files, subject: str, split: str) -> Iterator[tuple[str, dict[st
 def _question(files: Files, subject: str, row: dict[str, Any], where: str) -> Question:
     kind = one_of(row, "question_type", (CHOICE, OPEN), where)
     asked = text(row, "question", where)
-    choices = _list(row.get("options"), "options", where) if kind == CHOICE else []
+    choices = _texts(row.get("options")) if kind == CHOICE else []
+    if choices is None:
+        raise UserError(
+            f"{where}: the field 'options' is no list of texts; download the file again"
+        )
     if kind == CHOICE and len(choices) < 2:
         raise UserError(f"{where}: has fewer than two options; download the file again")
     numbers = [number for part in (asked, *choices) for number in _IMAGE.findall(part)]
@@ -98,12 +102,13 @@ def _question(files: Files, subject: str, row: dict[str, Any], where: str) -> Qu
     else:
         prompt = f"{asked}\n\n{SHORT}"
     answer = row.get("answer")
-    references = [] if answer is None or answer in _HIDDEN else _references(answer, kind, where)
-    if kind == CHOICE and references and references[0] not in letters(len(choices)):
-        raise UserError(
-            f"{where}: the answer '{references[0]}' names none of the {len(choices)} options; "
-            "download the file again"
-        )
+    references = [] if answer is None or answer in _HIDDEN else _references(answer)
+    for reference in references if kind == CHOICE else ():
+        if reference not in letters(len(choices)):
+            raise UserError(
+                f"{where}: the answer '{reference}' names none of the {len(choices)} options; "
+                "download the file again"
+            )
     parts = [part for image in images for part in (image, "\n")]
     return Question(
         key=text(row, "id", where),
@@ -123,20 +128,19 @@ def _image(files: Files, subject: str, row: dict[str, Any], name: str, where: st
     return embedded(cell, name, where)
 
 
-def _list(value: Any, name: str, where: str) -> list[str]:
-    """Return a list, which the official files write as Python does."""
+def _texts(value: Any) -> list[str] | None:
+    """Return a list of texts, which the official files write as Python does; None for others."""
     try:
         found = ast.literal_eval(value) if isinstance(value, str) else value
     except (ValueError, SyntaxError, MemoryError, RecursionError):
-        found = None
-    if not isinstance(found, list) or not all(isinstance(each, str) for each in found):
-        raise UserError(f"{where}: the field '{name}' is no list of texts; download the file again")
-    return found
+        return None
+    good = isinstance(found, list) and all(isinstance(each, str) for each in found)
+    return found if good else None
 
 
-def _references(answer: Any, kind: str, where: str) -> list[str]:
-    several = isinstance(answer, list) or (kind == OPEN and str(answer).startswith("["))
-    return _list(answer, "answer", where) if several else [str(answer)]
+def _references(answer: Any) -> list[str]:
+    """Return the answers that count: one, or a list. "[0, 1]" is an interval, and one answer."""
+    return _texts(answer) or [str(answer)]
 
 
 def _compare(questions: Sequence[Question], answers: Any, place: str) -> None:
@@ -153,7 +157,7 @@ def _compare(questions: Sequence[Question], answers: Any, place: str) -> None:
         if not question.references:
             continue
         truth = entry.get("ground_truth")
-        if set(_references(truth, question.extra["kind"], place)) != set(question.references):
+        if set(_references(truth)) != set(question.references):
             raise UserError(
                 f"{place}: the answer to '{question.key}' is {truth!r}, but {question.where} says "
                 f"{list(question.references)}; both files must be of one version of MMMU: download "
@@ -179,7 +183,7 @@ def grade(questions: Sequence[Question], answers: Sequence[str]) -> list[Grade]:
         grades.append(
             Grade(
                 letter,
-                float(letter == question.references[0]) if known else None,
+                float(letter in question.references) if known else None,
                 {"drawn": named is None},
             )
         )
