@@ -1,11 +1,12 @@
-"""Runs side by side: the settings that differ, and all metrics."""
+"""Runs side by side: the settings that differ, and all metrics beside the noise of seeds."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from components.registry.noise import Spread
 from vila_ops.view import RunView
 
 Row = tuple[Any, ...]
@@ -19,6 +20,15 @@ class Comparison:
     settings: Mapping[str, Row]
     tasks: Mapping[str, Row]  # `task/metric` of single tasks: losses and the like
     metrics: Mapping[str, Row]
+    noise: Mapping[str, Spread] = field(default_factory=dict)
+    """How far apart seeds alone put a metric, where the ledger knows it."""
+
+    def within_noise(self, metric: str) -> bool | None:
+        """Tell whether seeds alone explain how far the runs lie apart; None if it's not known."""
+        values = [value for value in self.metrics[metric] if value is not None]
+        if metric not in self.noise or len(values) < 2:
+            return None
+        return max(values) - min(values) <= self.noise[metric].difference()
 
     def as_json(self) -> dict[str, Any]:
         """Return the comparison as a JSON-able mapping."""
@@ -27,11 +37,15 @@ class Comparison:
             "settings": {key: list(row) for key, row in self.settings.items()},
             "tasks": {key: list(row) for key, row in self.tasks.items()},
             "metrics": {key: list(row) for key, row in self.metrics.items()},
+            "noise": {
+                key: spread.as_json() | {"within": self.within_noise(key)}
+                for key, spread in self.noise.items()
+            },
         }
 
 
-def compare_runs(runs: Sequence[RunView]) -> Comparison:
-    """Compare runs of any recipes."""
+def compare_runs(runs: Sequence[RunView], noise: Mapping[str, Spread] | None = None) -> Comparison:
+    """Compare runs of any recipes; `noise` is what the ledger knows of their metrics."""
     settings = _rows([{"code": run.code_digest[:12], **flatten(run.config)} for run in runs])
     losses = [
         {
@@ -41,11 +55,13 @@ def compare_runs(runs: Sequence[RunView]) -> Comparison:
         }
         for run in runs
     ]
+    metrics = _rows([run.metrics for run in runs])
     return Comparison(
         runs=tuple(runs),
         settings={key: row for key, row in settings.items() if any(v != row[0] for v in row)},
         tasks=_rows(losses),
-        metrics=_rows([run.metrics for run in runs]),
+        metrics=metrics,
+        noise={key: noise[key] for key in metrics if noise and key in noise},
     )
 
 

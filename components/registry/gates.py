@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from pydantic import model_validator
 
+from components.registry.noise import Spread
 from vila_core.config import Frozen
 
 CONTAMINATION = "contamination/"
@@ -27,11 +28,18 @@ class Gate(Frozen):
     """The greatest value that passes."""
     baseline_drop_max: float | None = None
     """How far `metric` may lie below the same metric of the baseline results."""
+    noise: str | None = None
+    """A size in the ledger of seed noise: a drop that seeds alone explain passes too."""
 
     @model_validator(mode="after")
     def _asks_something(self) -> Gate:
         if self.min is None and self.max is None and self.baseline_drop_max is None:
             raise ValueError(f"gate on {self.metric} needs min, max or baseline_drop_max")
+        if self.noise is not None and self.baseline_drop_max is None:
+            raise ValueError(
+                f"gate on {self.metric}: noise is about drops from the baseline; set "
+                "baseline_drop_max too (0.0: any drop beyond the noise fails)"
+            )
         return self
 
 
@@ -53,16 +61,24 @@ def judge(
     metrics: Mapping[str, float],
     baseline: Mapping[str, float],
     unknown: str | None = None,
+    spread: Callable[[str, str], Spread | None] = lambda size, metric: None,
 ) -> list[Verdict]:
     """Return one verdict per condition, in order.
 
-    `unknown` says why there are no metrics of contamination, if there are none.
+    `unknown` says why there are no metrics of contamination, if there are none. `spread` gives what
+    the ledger of seed noise knows of (size, metric).
     """
-    return [verdict for gate in gates for verdict in _judge(gate, metrics, baseline, unknown)]
+    return [
+        verdict for gate in gates for verdict in _judge(gate, metrics, baseline, unknown, spread)
+    ]
 
 
 def _judge(
-    gate: Gate, metrics: Mapping[str, float], baseline: Mapping[str, float], unknown: str | None
+    gate: Gate,
+    metrics: Mapping[str, float],
+    baseline: Mapping[str, float],
+    unknown: str | None,
+    spread: Callable[[str, str], Spread | None],
 ) -> list[Verdict]:
     name = gate.metric + (f" - {gate.minus}" if gate.minus else "")
     needed = [gate.metric, *([gate.minus] if gate.minus else [])]
@@ -83,10 +99,30 @@ def _judge(
             text = f"{name}: there is no metric {gate.metric} in the baseline"
             return [*verdicts, Verdict(False, text, None)]
         drop = before - metrics[gate.metric]
-        limit = f"at most {gate.baseline_drop_max:.4g}"
-        good = drop <= gate.baseline_drop_max
-        verdicts.append(_verdict(good, f"{gate.metric}: drop from the baseline", drop, limit))
+        most, limit = _most_drop(gate, gate.baseline_drop_max, spread)
+        verdicts.append(
+            _verdict(drop <= most, f"{gate.metric}: drop from the baseline", drop, limit)
+        )
     return verdicts
+
+
+def _most_drop(
+    gate: Gate, asked: float, spread: Callable[[str, str], Spread | None]
+) -> tuple[float, str]:
+    """Return the greatest drop that passes, and in words: what is asked, or the noise if larger."""
+    limit = f"at most {asked:.4g}"
+    if gate.noise is None:
+        return asked, limit
+    known = spread(gate.noise, gate.metric)
+    if known is None:
+        return asked, f"{limit} (no noise of seeds is known at size {gate.noise})"
+    noise = known.drop()
+    if noise <= asked:
+        return asked, limit
+    return noise, (
+        f"at most {noise:.4g}, the noise of {known.runs} runs of size {gate.noise} (instead of "
+        f"{asked:.4g}),"
+    )
 
 
 def _verdict(passed: bool, name: str, value: float, limit: str) -> Verdict:

@@ -15,6 +15,7 @@ from pydantic import field_validator
 from components.registry.contamination import Contamination, asked_for, contamination
 from components.registry.gates import Gate, judge
 from components.registry.lineage import lineage_of
+from components.registry.noise import NoiseLedger
 from components.registry.registry import Registry, Version
 from components.runtime.services import StageServices
 from vila_core.config import Frozen
@@ -59,7 +60,8 @@ def run(
         report.info("comparing the training corpora with the evaluation sets")
         found = contamination(services, {key.partition("/")[0] for key in metrics})
         metrics |= found.metrics
-    verdicts = judge(config.gates, metrics, baseline, found.unknown)
+    spread = NoiseLedger(services.store).spread
+    verdicts = judge(config.gates, metrics, baseline, found.unknown, spread)
     passed = all(verdict.passed for verdict in verdicts)
     evidence: dict[str, Any] = {
         "passed": passed,

@@ -10,6 +10,7 @@ import pytest
 from vila_core.jsonio import dumps
 
 TOYS = Path(__file__).parent / "toys"
+ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(TOYS))  # for toy_pipeline
 runpy.run_path(str(TOYS / "sitecustomize.py"))
 
@@ -47,7 +48,8 @@ class Vila:
         self.env = {
             **os.environ,
             "VILA_STORE": str(self.store),
-            "PYTHONPATH": str(TOYS),
+            # This checkout, whichever one the environment has installed.
+            "PYTHONPATH": os.pathsep.join([str(TOYS), str(ROOT)]),
             "COLUMNS": "80",
             "TMPDIR": str(folder / "tmp"),  # what killed drivers leave behind goes with the test
             "NO_COLOR": "1",

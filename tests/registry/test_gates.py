@@ -11,6 +11,7 @@ import pytest
 
 from components.registry import Registry
 from components.registry.gates import Gate, judge
+from components.registry.noise import Measured, NoiseLedger
 from components.registry.stage import Config
 from components.runtime import TaskFailed, run_stage
 from components.runtime.record import RunRecord, create_run
@@ -158,6 +159,17 @@ def test_a_model_that_fails_is_kept_but_not_promoted(store: Store, tmp_path: Pat
     assert "gate passed: vqa/accuracy@0 is 0.7, at least 0.5 is asked" in log
     assert "gate FAILED: text/accuracy@0: drop from the baseline is 0.1" in log
     assert "mini@1 is registered but not promoted: 1 of 2 gates failed" in log
+
+
+def test_a_drop_within_the_noise_of_the_store_is_promoted(store: Store, tmp_path: Path) -> None:
+    ledger = NoiseLedger(store)
+    for seed, value in enumerate((0.86, 0.90, 0.94)):
+        ledger.add(Measured("mini", "g", str(seed), "r", {"text/accuracy@0": value}))
+    gate = {"metric": "text/accuracy@0", "baseline_drop_max": 0.05, "noise": "mini"}
+    _, metrics = register(store, tmp_path, [gate])
+    assert metrics.values["promoted"] == 1.0
+    evidence = Registry(store).version("mini", 1).evidence["gates"]
+    assert "the noise of 3 runs of size mini (instead of 0.05)" in evidence[0]["text"]
 
 
 def test_results_that_are_none(store: Store, tmp_path: Path) -> None:

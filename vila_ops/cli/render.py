@@ -167,9 +167,27 @@ def print_comparison(compared: Comparison) -> None:
         table.add_column(title, overflow="fold")
         for letter in letters:
             table.add_column(letter, justify="right", overflow="fold")
+        noise = compared.noise if title == "metrics" else {}
+        if noise:
+            table.add_column("by seeds", justify="right", no_wrap=True)
         for key, row in rows.items():
-            table.add_row(key, *[cell(value) for value in row])
+            by_seeds = [_by_seeds(compared, key)] if noise else []
+            table.add_row(key, *[cell(value) for value in row], *by_seeds)
         out.print(table)
+        for size in sorted({spread.size for spread in noise.values()}):
+            out.print(
+                f"by seeds: how far two runs of size {size} lie apart by their seeds alone, 95 "
+                "times in 100 (vila noise show)",
+                style="dim",
+                soft_wrap=True,
+            )
+
+
+def _by_seeds(compared: Comparison, metric: str) -> str:
+    if metric not in compared.noise:
+        return "-"
+    within = ", within" if compared.within_noise(metric) else ""
+    return f"±{compared.noise[metric].difference():.3f}{within}"
 
 
 def cell(value: object) -> str:
