@@ -114,3 +114,18 @@ def test_a_metric_that_most_draws_lack_has_no_interval() -> None:
     assert found == {"always": {"value": 1.0, "low": 1.0, "high": 1.0}}
     with pytest.raises(ValueError, match="no pairs"):
         metric_intervals(questions(units), [], rare)
+
+
+def test_large_benchmarks_get_fewer_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+
+    def counted(asked: Sequence[Question], graded: Sequence[Grade]) -> dict[str, float]:
+        calls.append(len(asked))
+        return mean(asked, graded)
+
+    units = [str(number) for number in range(10)]
+    for asked, expected in ((20_000, 1_000), (5_000, 500), (100, 200)):
+        monkeypatch.setattr("vila_core.eval.bootstrap._ASKED", asked)
+        calls.clear()
+        metric_intervals(questions(units), grades([1.0] * 10), counted)
+        assert calls == [10] * (expected + 1)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from vila_core.eval.benchmark import Grade, Question
 
 MEAN_DRAWS, METRIC_DRAWS = 2_000, 1_000
+_ASKED = 10_000_000  # questions that a metric is computed over in all draws together
 _CELLS = 20_000_000  # of a block of draws, so that memory stays below some 200 MB
 
 Metrics = Callable[[Sequence[Question], Sequence[Grade]], Mapping[str, float]]
@@ -81,33 +82,38 @@ def metric_intervals(
     metrics: Metrics,
     *,
     level: float = 0.95,
-    draws: int = METRIC_DRAWS,
+    draws: int | None = None,
     seed: int = 0,
 ) -> dict[str, dict[str, float]]:
     """Return `value`, `low` and `high` of every metric, for metrics that are no means (F1, CIDEr).
 
-    Each draw calls `metrics`. A question that is drawn again comes with a key and unit of its own
-    (`key#2`), so that a metric which groups questions sees two groups. A metric that half of the
-    draws lack (of a rare category) gets no interval. Raises ValueError for lists of different or
-    no length.
+    Each draw calls `metrics`; there are 1,000, and down to 200 of benchmarks with more than 10,000
+    questions, unless `draws` says so. A question that is drawn again comes with a key and unit of
+    its own (`key#2`), so that a metric which groups questions sees two groups. A metric that half
+    of the draws lack (of a rare category) gets no interval. Raises ValueError for lists of
+    different or no length.
     """
     if not questions or len(questions) != len(grades):
         raise ValueError(f"{len(questions)} questions and {len(grades)} grades are no pairs")
     groups: dict[str, list[int]] = {}
     for index, question in enumerate(questions):
         groups.setdefault(question.unit or question.key, []).append(index)
-    members = list(groups.values())
+    copies = [[[questions[index] for index in members]] for members in groups.values()]
+    grades_of = [[grades[index] for index in members] for members in groups.values()]
+    if draws is None:
+        draws = min(max(_ASKED // len(questions), METRIC_DRAWS // 5), METRIC_DRAWS)
     rng = np.random.default_rng(seed)
-    copies = _Copies(questions)
     found: dict[str, list[float]] = {}
     for _ in range(draws):
         drawn_questions: list[Question] = []
         drawn_grades: list[Grade] = []
-        times_U = np.bincount(rng.integers(len(members), size=len(members)), minlength=len(members))
-        for unit in np.flatnonzero(times_U):
-            for copy in range(times_U[unit]):
-                drawn_questions += [copies(index, copy) for index in members[unit]]
-                drawn_grades += [grades[index] for index in members[unit]]
+        times_U = np.bincount(rng.integers(len(copies), size=len(copies)), minlength=len(copies))
+        for made, graded, times in zip(copies, grades_of, times_U.tolist(), strict=True):
+            while len(made) < times:  # copies are made once, for all draws
+                made.append([_copy(question, len(made) + 1) for question in made[0]])
+            for copy in made[:times]:
+                drawn_questions += copy
+                drawn_grades += graded
         for key, value in metrics(drawn_questions, drawn_grades).items():
             found.setdefault(key, []).append(value)
     intervals = {}
@@ -118,22 +124,8 @@ def metric_intervals(
     return intervals
 
 
-class _Copies:
-    """The copies of questions that were drawn more than once, made once each."""
-
-    def __init__(self, questions: Sequence[Question]) -> None:
-        self._questions = questions
-        self._made: dict[tuple[int, int], Question] = {}
-
-    def __call__(self, index: int, copy: int) -> Question:
-        question = self._questions[index]
-        if not copy:
-            return question
-        if (index, copy) not in self._made:
-            name = f"#{copy + 1}"
-            self._made[index, copy] = dataclasses.replace(
-                question,
-                key=question.key + name,
-                unit=question.unit + name if question.unit else "",
-            )
-        return self._made[index, copy]
+def _copy(question: Question, number: int) -> Question:
+    """Return the question under a name of its own, as if it were another one."""
+    name = f"#{number}"
+    unit = question.unit + name if question.unit else ""
+    return dataclasses.replace(question, key=question.key + name, unit=unit)
