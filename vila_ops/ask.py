@@ -21,6 +21,15 @@ MARK = "<image>"
 
 
 @dataclass(frozen=True)
+class ModelRef:
+    """Where a model is: an artifact, or a folder; and the template of its prompts, if known."""
+
+    place: ArtifactRef | Path
+    template: str | None
+    origin: str
+
+
+@dataclass(frozen=True)
 class Found:
     """A model folder and the template of its prompts, as far as they are known."""
 
@@ -29,23 +38,30 @@ class Found:
     origin: str
 
 
-def find_model(store: Store, name: str) -> Found:
-    """Return the model `miniature@candidate`, `miniature@3`, of a run, or in a folder.
+def refer(store: Store, name: str) -> ModelRef:
+    """Return where the model `miniature@candidate`, `miniature@3`, of a run, or in a folder is.
 
-    Raises UserError when there is none.
+    Nothing is fetched. Raises UserError when there is none.
     """
-    folder = Path(name)
+    folder = Path(name).expanduser()
     if folder.is_dir():
-        return Found(folder, None, str(folder))
+        return ModelRef(folder, None, str(folder))
     registry = Registry(store)
     if "@" in name:
         version = registry.resolve(name)
-        place = fetch(store, version.artifact)
-        return Found(place, _template_of(store, version.run_id), version.name)
+        return ModelRef(version.artifact, _template_of(store, version.run_id), version.name)
     if name in registry.models():
         forms = ", ".join(f"{name}@{alias}" for alias in registry.aliases(name))
         raise UserError(f"{name}: which version? fix: {forms or f'{name}@1'}.")
     return _from_run(store, name)
+
+
+def find_model(store: Store, name: str) -> Found:
+    """Return the folder of a model that `refer` knows, fetched where it is an artifact."""
+    found = refer(store, name)
+    place = found.place
+    folder = place if isinstance(place, Path) else fetch(store, place)
+    return Found(folder, found.template, found.origin)
 
 
 def read_images(paths: Sequence[str]) -> list[bytes]:
@@ -158,7 +174,7 @@ def _check_words(tokenizer: Any, prompt: str) -> None:
         )
 
 
-def _from_run(store: Store, name: str) -> Found:
+def _from_run(store: Store, name: str) -> ModelRef:
     from vila_ops.runs import find_run, load_view
 
     view = load_view(store, find_run(store, name))
@@ -166,7 +182,7 @@ def _from_run(store: Store, name: str) -> Found:
         for artifact in task.artifacts if task else ():
             if artifact["name"] == "model":
                 ref = ArtifactRef(uri=artifact["uri"], sha256=artifact["sha256"])
-                return Found(fetch(store, ref), _template_of(store, view.run_id), view.run_id)
+                return ModelRef(ref, _template_of(store, view.run_id), view.run_id)
     raise UserError(f"run {view.run_id} has no model yet; see: vila show {view.run_id}")
 
 

@@ -60,7 +60,7 @@ def run(
     resolved = load_recipe(recipe, set_ or [])
     opened = open_store(store_uri(store))
     run_id = create_run(opened, resolved, runner=runner.value, name=name, argv=sys.argv[1:])
-    _go(opened, run_id, detach, json)
+    go(opened, run_id, detach, json)
 
 
 def resume(
@@ -79,7 +79,7 @@ def resume(
     opened = open_store(store_uri(store))
     found = find_run(opened, run_id)
     check_resumable(opened, found)
-    _go(opened, found, detach, json)
+    go(opened, found, detach, json)
 
 
 def stop(run_id: RunArgument, store: StoreOption = None) -> None:
@@ -93,7 +93,7 @@ def stop(run_id: RunArgument, store: StoreOption = None) -> None:
     typer.echo(f"stopped {found}; continue it with: vila resume {found}")
 
 
-def _go(store: Store, run_id: str, detach: bool, json: bool) -> None:
+def go(store: Store, run_id: str, detach: bool, json: bool) -> None:
     """Drive a run in the background, or here with a live display; exit as the run ended."""
     from vila_ops.cli import follow
     from vila_ops.driver.run import EXIT_CODES, drive, spawn

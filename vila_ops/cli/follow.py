@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from vila_core.errors import VilaError
-from vila_ops.cli import render
+from vila_ops.cli import render, scores
 from vila_ops.runs import load_view
 from vila_ops.view import RunView, TaskView
 
@@ -44,7 +44,8 @@ def display(store: Store, run_id: str, *, quiet: bool = False) -> Iterator[None]
 
 def print_result(store: Store, run_id: str) -> None:
     """Print how the run ended: the final tables, or what failed and what to do next."""
-    render.print_run(load_view(store, run_id))
+    view = load_view(store, run_id)
+    render.print_run(view, scores.tables(scores.summaries(store, view)))
 
 
 def _view(store: Store, run_id: str) -> RunView | None:

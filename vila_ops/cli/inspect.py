@@ -34,7 +34,7 @@ def runs(json: JsonOption = False, store: StoreOption = None) -> None:
 def show(run_id: RunArgument, json: JsonOption = False, store: StoreOption = None) -> None:
     """Show a run: tasks, times, losses, accuracies, and what of its data carries loss."""
     from vila_core.store import open_store
-    from vila_ops.cli import render, supervised
+    from vila_ops.cli import render, scores, supervised
     from vila_ops.runs import find_run, load_view
 
     opened = open_store(store_uri(store))
@@ -42,7 +42,8 @@ def show(run_id: RunArgument, json: JsonOption = False, store: StoreOption = Non
     if json:
         _print_json({**view.as_json(), "supervision": supervised.reports(opened, view)})
     else:
-        render.print_run(view, supervised.tables(supervised.reports(opened, view)))
+        more = supervised.tables(supervised.reports(opened, view))
+        render.print_run(view, [*more, *scores.tables(scores.summaries(opened, view))])
 
 
 def logs(

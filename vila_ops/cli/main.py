@@ -9,7 +9,18 @@ from typing import Annotated
 import typer
 
 from vila_core.errors import EXIT_FAILED, EXIT_INTERRUPTED, VilaError
-from vila_ops.cli import ask, data, doctor, exchange, execute, inspect, plan, registry, verify
+from vila_ops.cli import (
+    ask,
+    data,
+    doctor,
+    evaluate,
+    exchange,
+    execute,
+    inspect,
+    plan,
+    registry,
+    verify,
+)
 
 app = typer.Typer(
     name="vila",
@@ -51,6 +62,7 @@ inspect.add(app)
 app.add_typer(data.app, name="data")
 app.add_typer(registry.app, name="registry")
 ask.add(app)
+evaluate.add(app)
 exchange.add(app)
 doctor.add(app)
 verify.add(app)

@@ -120,6 +120,7 @@ def _question(
             "area": slug(row.get("l2-category", "") or "all"),
             "row": {name: cell for name, cell in row.items() if name not in _LEFT_OUT},
             "place": place,
+            "first": int(row["index"]) < _COPY,
         },
         where=where,
     )
@@ -153,7 +154,7 @@ def metrics(questions: Sequence[Question], grades: Sequence[Grade]) -> dict[str,
     areas = ((firsts[group].extra["area"], float(right)) for group, right in whole.items())
     abilities = ((firsts[group].type, float(right)) for group, right in whole.items())
     found |= by_type("accuracy", areas) | by_type("accuracy", abilities)
-    single = [score for question, _, score in each if int(question.key) < _COPY]
+    single = [score for question, _, score in each if question.extra["first"]]
     if single:
         found["single_accuracy"] = mean(single)
     return found
