@@ -81,6 +81,7 @@ def test_mmbench_keeps_a_question_with_its_rotations(tmp_path: Path) -> None:
     _, questions = read("mmbench", tmp_path)
     assert [q.key for q in questions] == ["241", "1000241", "2000241", "3000241", "252", "1000252"]
     assert [q.references[0] for q in questions] == ["A", "D", "C", "B", "B", "A"]
+    assert len({id(render(q.case)[1][0]) for q in questions}) == 2  # copies share their image
     assert asked(questions[0]) == (
         f"<image>\nWhich color is it?\nA. red\nB. green\nC. blue\nD. black\n{LETTER}"
     )

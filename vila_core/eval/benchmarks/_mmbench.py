@@ -82,13 +82,13 @@ class _Images:
         self._known: dict[str, EmbeddedImage] = {}
 
     def of(self, row: dict[str, str], where: str) -> EmbeddedImage:
-        index = row["index"]
-        cell = self._cells[index]
-        if len(cell) <= _REFERENCE and cell in self._cells:
-            index, cell = cell, self._cells[cell]
-        if index not in self._known:
-            self._known[index] = from_base64(cell, "image", where)
-        return self._known[index]
+        """Return a row's image; rotated copies share one in memory. Raises UserError."""
+        cell = row["image"]
+        if len(cell) <= _REFERENCE:
+            cell = self._cells.get(cell, cell)
+        if cell not in self._known:
+            self._known[cell] = from_base64(cell, "image", where)
+        return self._known[cell]
 
 
 def _question(
