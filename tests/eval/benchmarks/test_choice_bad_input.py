@@ -143,7 +143,7 @@ def test_a_part_of_the_parquet_files_is_missing(tmp_path: Path) -> None:
     ("name", "change", "words"),
     [
         ("pope", setting(0, label="maybe"), ("label", "maybe", "yes, no")),
-        ("pope", setting(1, text=None), (":2", "text", "missing")),
+        ("pope", setting(1, text=None), (":2", "'text' must be a text", "None")),
         ("nlvr2", setting(0, label="true"), ("label", "'true'", "True, False")),
         ("nlvr2", setting(0, identifier="train-1-0-0"), ("train-1-0-0", "split 'dev'")),
         ("mmbench", setting(0, answer="E"), ("row 1", "'E'", "none of its 4 options")),

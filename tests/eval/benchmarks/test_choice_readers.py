@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from tests.eval.benchmarks import samples_choice as samples
 from vila_core.eval.benchmark import Benchmark, Options, Question, benchmark
 from vila_core.eval.files import Files, read_image
-from vila_core.eval.prompts import chat_prompt, render
+from vila_core.eval.prompts import chat_prompt, plain_prompt, render
 
 SHORT = "Answer the question using a single word or phrase."
 LETTER = "Answer with the option's letter from the given choices directly."
 
 
 def read(
-    name: str, place: Path | str, split: str | None = None
+    name: str,
+    place: Path | str,
+    split: str | None = None,
+    layout: Literal["chat", "plain"] = "chat",
 ) -> tuple[Benchmark, list[Question]]:
     bench = benchmark(name)
-    options = Options(split or bench.splits[0])
+    options = Options(split or bench.splits[0], layout=layout)
     return bench, bench.read(Files(place, bench.source), options)
 
 
@@ -112,7 +116,7 @@ def test_seed_shows_the_middle_frame_of_a_video(tmp_path: Path) -> None:
     samples.make_seed(tmp_path)
     _, questions = read("seed", tmp_path)
     assert [q.key for q in questions] == ["101669", "101670", "v1738"]
-    assert [q.type for q in questions] == ["Instances_Counting"] * 2 + ["Action_Recognition"]
+    assert [q.type for q in questions] == ["instances_counting"] * 2 + ["action_recognition"]
     assert shown(questions[2]) == [(tmp_path / "SEED-Bench-video-image/10_v1738.png").read_bytes()]
     assert asked(questions[0]) == (
         "<image>\nHow many towels are in 1454426_2591111986?\nA. One\nB. Two\nC. Three\nD. Four\n"
@@ -212,3 +216,46 @@ def test_mmmu_takes_an_interval_for_one_answer_and_a_list_for_several(tmp_path: 
     assert opened.references == ("[0, 1]",)
     graded = bench.grade([choice, choice, opened], ["C", "B", "The interval is [0, 1]"])
     assert [grade.score for grade in graded] == [1.0, 0.0, 1.0]
+
+
+PLAIN = {
+    "pope": "<image>Question:Is there a dog in the image? Short answer:",
+    "mme": "<image>Question:Is this existence red? Short answer:",
+    "mmbench": "<image>\nWhich color is it?\nA. red\nB. green\nC. blue\nD. black\nAnswer:",
+    "mmbench_cn": "<image>\nWhich color is it?\nA. red\nB. green\nC. blue\nD. black\nAnswer:",
+    "seed": (
+        "<image>\nHow many towels are in 1454426_2591111986?\nA. One\nB. Two\nC. Three\nD. Four\n"
+        "Answer:"
+    ),
+    "mmmu": (
+        "<image>\n<image>\nCompare  to the drawing. Which is it?\n\n"
+        '(A) \n(B) neither\n(C) the "left" one\n\n\nAnswer:'
+    ),
+    "nlvr2": (
+        "<image><image>Question:Both images are red.\nIs this statement about the two images, the "
+        "left one first, true or false? Short answer:"
+    ),
+    "blink": (
+        "<image>\n<image>\n<image>\nWhich one is like the first?\nSelect from the following "
+        "choices.\n(A) the second image\n(B) the third image\nAnswer:"
+    ),
+    "llava_bench": "<image>Question:Question 0? Answer:",
+    "mm_vet": "<image>Question:What is x in the equation? Answer:",
+}
+
+
+@pytest.mark.parametrize("name", samples.MAKERS)
+def test_the_plain_layout_goes_on_as_a_document_does(name: str, tmp_path: Path) -> None:
+    samples.MAKERS[name](tmp_path)
+    bench, questions = read(name, tmp_path, layout="plain")
+    prompt = plain_prompt(questions[0].case, (), bench.plain_stop)
+    assert prompt.text == PLAIN[name]
+    _, chat = read(name, tmp_path)
+    assert [shown(q) for q in questions] == [shown(q) for q in chat]
+
+
+def test_plain_answers_end_where_the_model_writes_the_next_example(tmp_path: Path) -> None:
+    samples.make_pope(tmp_path)
+    bench, questions = read("pope", tmp_path, layout="plain")
+    answers = [" yes Question:Is it not"] * len(questions)
+    assert {grade.parsed for grade in bench.grade(questions, answers)} == {"yes"}

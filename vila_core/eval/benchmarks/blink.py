@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from vila_core.errors import UserError
 from vila_core.eval.benchmark import Benchmark, FileSpec, Grade, Options, Question, unique
-from vila_core.eval.benchmarks._official import (
+from vila_core.eval.benchmarks import fields
+from vila_core.eval.benchmarks.official import (
     LETTER,
     by_type,
     embedded,
     letter_grades,
-    mean,
+    letter_parts,
     parquet_files,
     scored,
-    text,
 )
+from vila_core.eval.benchmarks.short_answer import mean
 from vila_core.eval.files import Files
 from vila_core.eval.items import Case
 from vila_core.eval.scorers.options import infer_option, letters
@@ -45,7 +46,7 @@ _MOST_IMAGES = 4
 def read(files: Files, options: Options) -> list[Question]:
     """Return the questions of all tasks, images in their numbered order."""
     questions = [
-        _question(task, row, where, options.split)
+        _question(task, row, where, options)
         for task in TASKS
         for name in parquet_files(files, task, options.split)
         for where, row in files.parquet(name)
@@ -53,8 +54,8 @@ def read(files: Files, options: Options) -> list[Question]:
     return unique(questions)
 
 
-def _question(task: str, row: Mapping[str, Any], where: str, split: str) -> Question:
-    key = text(row, "idx", where)
+def _question(task: str, row: dict[str, Any], where: str, options: Options) -> Question:
+    key, split = fields.text(row, "idx", where), options.split
     if not key.startswith(f"{split}_{task}_"):
         raise UserError(
             f"{where}: the idx '{key}' is not of the task {task} and the split '{split}'; put each "
@@ -65,7 +66,7 @@ def _question(task: str, row: Mapping[str, Any], where: str, split: str) -> Ques
     choices = row.get("choices")
     if not isinstance(choices, list) or not choices:
         raise UserError(f"{where}: the field 'choices' is no list; download the file again")
-    answer = text(row, "answer", where).strip("()")
+    answer = fields.text(row, "answer", where).strip("()")
     hidden = answer in _HIDDEN
     if not hidden and answer not in letters(len(choices)):
         raise UserError(
@@ -74,12 +75,10 @@ def _question(task: str, row: Mapping[str, Any], where: str, split: str) -> Ques
         )
     if not images:
         raise UserError(f"{where}: holds no image; download the file again")
-    parts = [part for image in images for part in (image, "\n")]
+    asked = fields.text(row, "prompt", where).strip()
     return Question(
         key=key,
-        case=Case(
-            (*parts, f"{text(row, 'prompt', where).strip()}\n{LETTER}"), "" if hidden else answer
-        ),
+        case=Case(letter_parts(images, asked, options), "" if hidden else answer),
         references=() if hidden else (answer,),
         choices=tuple(str(choice) for choice in choices),
         type=task,
@@ -139,8 +138,8 @@ BENCHMARK = Benchmark(
     headline="accuracy",
     headline_unit="%, mean of the fourteen tasks",
     prompt=(
-        "the images in order, a line break after each; the official prompt, which holds the "
-        f'choices; line break, "{LETTER}"'
+        f"`<image>↵` for each image, in order; `{{prompt}}↵{LETTER}`, the official prompt with the "
+        "choices in it; plain: the same with `Answer:` as the last line"
     ),
     max_new_tokens=1024,
     submission=submission,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from vila_core.errors import UserError
 from vila_core.eval.benchmark import Benchmark, FileSpec, Grade, Options, Question, unique
-from vila_core.eval.benchmarks._official import ImageFolder, identifier, mean, one_of, text
+from vila_core.eval.benchmarks import fields
+from vila_core.eval.benchmarks.official import ImageFolder, one_of, open_parts
+from vila_core.eval.benchmarks.short_answer import mean
 from vila_core.eval.files import Files
 from vila_core.eval.items import Case
 from vila_core.eval.judge import Rubric, unjudged
@@ -23,18 +25,19 @@ _BEST = 10.0
 def read(files: Files, options: Options) -> list[Question]:
     """Return the questions with what the judge is shown: caption, reference answer and rule."""
     captions = {
-        text(row, "image", where): _caption(row, where) for where, row in files.jsonl(_CONTEXT)
+        fields.text(row, "image", where): _caption(row, where)
+        for where, row in files.jsonl(_CONTEXT)
     }
     gpt4 = {
-        identifier(row, "question_id", where): text(row, "text", where)
+        fields.name(row, "question_id", where): fields.text(row, "text", where)
         for where, row in files.jsonl(_REFERENCE)
     }
     rules = _rules(files)
     images = ImageFolder(files, ("images", ""))
     questions: list[Question] = []
     for where, row in files.jsonl(_QUESTIONS):
-        key = identifier(row, "question_id", where)
-        image = text(row, "image", where)
+        key = fields.name(row, "question_id", where)
+        image = fields.text(row, "image", where)
         category = one_of(row, "category", _CATEGORIES, where)
         for name, found, what in (
             (_REFERENCE, key in gpt4, f"answer to the question '{key}'"),
@@ -45,11 +48,11 @@ def read(files: Files, options: Options) -> list[Question]:
                     f"{files.where(name)}: holds no {what} of {where}; the files must be of one "
                     f"version of LLaVA-Bench: download them together ({BENCHMARK.source})"
                 )
-        asked = text(row, "text", where)
+        asked = fields.text(row, "text", where)
         questions.append(
             Question(
                 key=key,
-                case=Case((images.image(image, where), f"\n{asked}"), gpt4[key]),
+                case=Case(open_parts([images.image(image, where)], asked, options), gpt4[key]),
                 references=(gpt4[key],),
                 type=category,
                 unit=image,
@@ -60,9 +63,13 @@ def read(files: Files, options: Options) -> list[Question]:
     return unique(questions)
 
 
-def _caption(row: Mapping[str, Any], where: str) -> str:
+def _caption(row: dict[str, Any], where: str) -> str:
     value = row.get("caption")
-    return "\n".join(map(str, value)) if isinstance(value, list) else text(row, "caption", where)
+    return (
+        "\n".join(map(str, value))
+        if isinstance(value, list)
+        else fields.text(row, "caption", where)
+    )
 
 
 def _rules(files: Files) -> dict[str, tuple[str, str]]:
@@ -74,12 +81,12 @@ def _rules(files: Files) -> dict[str, tuple[str, str]]:
     found: dict[str, tuple[str, str]] = {}
     for category in _CATEGORIES:
         name = f"llava_bench_{category}"
-        rule = content.get(name) if isinstance(content, Mapping) else None
-        if not isinstance(rule, Mapping):
+        rule = content.get(name) if isinstance(content, dict) else None
+        if not isinstance(rule, dict):
             raise UserError(
                 f"{where}: holds no rule '{name}'; put LLaVA's llava/eval/table/rule.json there"
             )
-        found[category] = (text(rule, "role", where), text(rule, "prompt", where))
+        found[category] = (fields.text(rule, "role", where), fields.text(rule, "prompt", where))
     return found
 
 
@@ -184,7 +191,7 @@ BENCHMARK = Benchmark(
     metrics=metrics,
     headline="relative",
     headline_unit="% of the reference's score",
-    prompt="<image>, line break, the question",
+    prompt="`<image>↵{question}`; plain: `<image>Question:{question} Answer:`",
     max_new_tokens=1024,
     submission=submission,
     judged=True,

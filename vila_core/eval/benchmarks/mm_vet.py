@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from vila_core.errors import UserError
 from vila_core.eval.benchmark import Benchmark, FileSpec, Grade, Options, Question, unique
-from vila_core.eval.benchmarks._official import ImageFolder, identifier, mean, scored, text
+from vila_core.eval.benchmarks import fields
+from vila_core.eval.benchmarks.official import ImageFolder, open_parts, scored
+from vila_core.eval.benchmarks.short_answer import mean
 from vila_core.eval.files import Files
 from vila_core.eval.items import Case
 from vila_core.eval.judge import Rubric, unjudged
@@ -21,10 +23,8 @@ _CAPABILITIES = ("rec", "ocr", "know", "gen", "spat", "math")
 
 def read(files: Files, options: Options) -> list[Question]:
     """Return the questions in the order of the file."""
-    content = files.json(_FILE, unique=True)
     place = files.where(_FILE)
-    if not isinstance(content, Mapping):
-        raise UserError(f"{place}: a JSON object of questions by id is needed; download it again")
+    content = fields.mapping(files.json(_FILE, unique=True), place)
     instruction = _instruction(files)
     images = ImageFolder(files, ("images", ""))
     questions: list[Question] = []
@@ -35,20 +35,19 @@ def read(files: Files, options: Options) -> list[Question]:
                 f"{where}: is no question of MM-Vet v1 (their ids start with {_VERSION}); put the "
                 f"file of v1 there ({BENCHMARK.source})"
             )
-        if not isinstance(row, Mapping):
-            raise UserError(f"{where}: a JSON object is needed; download the file again")
+        row = fields.mapping(row, where)
         capabilities = row.get("capability")
         if not isinstance(capabilities, list) or not set(capabilities) <= set(_CAPABILITIES):
             raise UserError(
                 f"{where}: 'capability' must be a list of {', '.join(_CAPABILITIES)}; download the "
                 "file again"
             )
-        image = images.image(text(row, "imagename", where), where)
-        asked, answer = text(row, "question", where), identifier(row, "answer", where)
+        image = images.image(fields.text(row, "imagename", where), where)
+        asked, answer = fields.text(row, "question", where), fields.name(row, "answer", where)
         questions.append(
             Question(
                 key=key,
-                case=Case((image, f"\n{asked}"), answer),
+                case=Case(open_parts([image], asked, options), answer),
                 references=(answer,),
                 type="_".join(name for name in _CAPABILITIES if name in capabilities) or "none",
                 extra={
@@ -149,7 +148,7 @@ BENCHMARK = Benchmark(
     metrics=metrics,
     headline="score",
     headline_unit="%",
-    prompt="<image>, line break, the question",
+    prompt="`<image>↵{question}`; plain: `<image>Question:{question} Answer:`",
     max_new_tokens=1024,
     submission=submission,
     judged=True,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from vila_core.eval.benchmark import Benchmark, FileSpec
-from vila_core.eval.benchmarks import _mmbench
-from vila_core.eval.benchmarks._official import LETTER
+from vila_core.eval.benchmarks import mmbench_format
+from vila_core.eval.benchmarks.official import LETTER
 
 _NAMES = {
     "dev": ("mmbench_dev_20230712.tsv", "mmbench_dev_en_20231003.tsv", "MMBench_DEV_EN.tsv"),
@@ -37,17 +37,18 @@ BENCHMARK = Benchmark(
     ),
     splits=("dev", "test"),
     train_split=None,
-    read=_mmbench.reader(_NAMES, LETTER),
-    grade=_mmbench.grade,
-    metrics=_mmbench.metrics,
+    read=mmbench_format.reader(_NAMES, LETTER),
+    grade=mmbench_format.grade,
+    metrics=mmbench_format.metrics,
     headline="accuracy",
     headline_unit="%, circular",
     prompt=(
-        "<image>, line break, the hint and a line break where there is one, the question, the "
-        f'options as lines "A. …", line break, "{LETTER}"; each rotation of the options'
+        f"`<image>↵{{hint}}↵{{question}}↵A. …↵B. …↵{LETTER}`, without the hint's line where "
+        "there is none; asked for each rotation of the options; plain: the same with `Answer:` as "
+        "the last line"
     ),
     max_new_tokens=1024,
-    submission=_mmbench.submission("mmbench"),
+    submission=mmbench_format.submission("mmbench"),
     likelihood=True,
     scoring=SCORING,
     disagreements=DISAGREEMENTS,

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from vila_core.eval.benchmark import Benchmark, FileSpec
-from vila_core.eval.benchmarks import _mmbench
+from vila_core.eval.benchmarks import mmbench_format
 from vila_core.eval.benchmarks.mmbench import DISAGREEMENTS, SCORING
 
 LETTER_CN = "请直接回答选项字母。"
-"""LLaVA-1.5's instruction for multiple choice in Chinese (model_vqa_mmbench.py)."""
+"""LLaVA-1.5's instruction for multiple choice in Chinese (model_vqammbench_format.py)."""
 
 _NAMES = {
     "dev": ("mmbench_dev_cn_20231003.tsv", "MMBench_DEV_CN.tsv"),
@@ -25,17 +25,18 @@ BENCHMARK = Benchmark(
     ),
     splits=("dev", "test"),
     train_split=None,
-    read=_mmbench.reader(_NAMES, LETTER_CN),
-    grade=_mmbench.grade,
-    metrics=_mmbench.metrics,
+    read=mmbench_format.reader(_NAMES, LETTER_CN),
+    grade=mmbench_format.grade,
+    metrics=mmbench_format.metrics,
     headline="accuracy",
     headline_unit="%, circular",
     prompt=(
-        "<image>, line break, the hint and a line break where there is one, the question, the "
-        f'options as lines "A. …", line break, "{LETTER_CN}"; each rotation of the options'
+        f"`<image>↵{{hint}}↵{{question}}↵A. …↵B. …↵{LETTER_CN}`, without the hint's line where "
+        "there is none; asked for each rotation of the options; plain: the same with `Answer:` as "
+        "the last line"
     ),
     max_new_tokens=1024,
-    submission=_mmbench.submission("mmbench_cn"),
+    submission=mmbench_format.submission("mmbench_cn"),
     likelihood=True,
     scoring=SCORING,
     disagreements=DISAGREEMENTS,

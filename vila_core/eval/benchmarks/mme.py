@@ -6,7 +6,9 @@ from collections.abc import Iterator, Sequence
 
 from vila_core.errors import UserError
 from vila_core.eval.benchmark import Benchmark, FileSpec, Grade, Options, Question, unique
-from vila_core.eval.benchmarks._official import SHORT, copies, mean, scored
+from vila_core.eval.benchmarks import short_answer as short
+from vila_core.eval.benchmarks.official import copies, scored, short_parts
+from vila_core.eval.benchmarks.short_answer import mean
 from vila_core.eval.files import Files
 from vila_core.eval.items import Case
 from vila_core.eval.scorers.yesno import COGNITION, PERCEPTION, mme_answer, mme_scores
@@ -47,11 +49,16 @@ def read(files: Files, options: Options) -> list[Question]:
                 questions.append(
                     Question(
                         key=f"{category}/{image}/{number}",
-                        case=Case((ref, f"\n{bare}\n{SHORT}"), label),
+                        case=Case(short_parts([ref], bare, options), label),
                         references=(label.lower(),),
                         type=category,
                         unit=f"{category}/{image}",
-                        extra={"file": f"{stem}.txt", "question": asked, "label": label},
+                        extra={
+                            "file": f"{stem}.txt",
+                            "question": asked,
+                            "label": label,
+                            "layout": options.layout,
+                        },
                         where=where,
                     )
                 )
@@ -92,7 +99,7 @@ def _lines(files: Files, name: str) -> Iterator[tuple[str, str, str]]:
 
 def grade(questions: Sequence[Question], answers: Sequence[str]) -> list[Grade]:
     """Return yes, no or other by the first four characters; other is wrong."""
-    parsed = [mme_answer(answer.strip()) for answer in answers]
+    parsed = [mme_answer(short.said(q, a)) for q, a in zip(questions, answers, strict=True)]
     return [
         Grade(said, float(said == question.references[0]))
         for question, said in zip(questions, parsed, strict=True)
@@ -150,7 +157,9 @@ BENCHMARK = Benchmark(
     metrics=metrics,
     headline="perception",
     headline_unit="points of 2000",
-    prompt=(f'<image>, line break, the question without "{_BUILT_IN}", line break, "{SHORT}"'),
+    prompt=(
+        f'{short.CHAT_PROMPT}, the question without its "{_BUILT_IN}"; plain: {short.PLAIN_PROMPT}'
+    ),
     max_new_tokens=128,
     submission=submission,
     scoring=(

@@ -11,17 +11,17 @@ from typing import Any
 
 from vila_core.errors import UserError
 from vila_core.eval.benchmark import Benchmark, FileSpec, Grade, Options, Question, unique
-from vila_core.eval.benchmarks._official import (
+from vila_core.eval.benchmarks import fields
+from vila_core.eval.benchmarks.official import (
     LETTER,
-    SHORT,
     by_type,
     embedded,
-    mean,
+    lines_of,
     one_of,
     parquet_files,
     scored,
-    text,
 )
+from vila_core.eval.benchmarks.short_answer import SHORT_ANSWER, mean
 from vila_core.eval.files import Files, ImageRef
 from vila_core.eval.items import Case
 from vila_core.eval.scorers.options import letters, mmmu_answer, mmmu_open_match
@@ -63,7 +63,7 @@ def read(files: Files, options: Options) -> list[Question]:
     questions: list[Question] = []
     for subject in sorted(_DOMAIN_OF):
         for where, row in _rows(files, subject, options.split):
-            questions.append(_question(files, subject, row, where))
+            questions.append(_question(files, subject, row, options, where))
     questions = unique(questions)
     name = _ANSWER_FILES.get(options.split)
     if name is not None and files.exists(name):
@@ -80,9 +80,11 @@ def _rows(files: Files, subject: str, split: str) -> Iterator[tuple[str, dict[st
         yield from files.parquet(name)
 
 
-def _question(files: Files, subject: str, row: dict[str, Any], where: str) -> Question:
+def _question(
+    files: Files, subject: str, row: dict[str, Any], options: Options, where: str
+) -> Question:
     kind = one_of(row, "question_type", (CHOICE, OPEN), where)
-    asked = text(row, "question", where)
+    asked = fields.text(row, "question", where)
     choices = _texts(row.get("options")) if kind == CHOICE else []
     if choices is None:
         raise UserError(
@@ -93,14 +95,15 @@ def _question(files: Files, subject: str, row: dict[str, Any], where: str) -> Qu
     numbers = [number for part in (asked, *choices) for number in _IMAGE.findall(part)]
     images = [_image(files, subject, row, f"image_{number}", where) for number in numbers]
     asked, choices = _IMAGE.sub("", asked), [_IMAGE.sub("", choice) for choice in choices]
+    last = "Answer:" if options.layout == "plain" else ""
     if kind == CHOICE:
         lines = "".join(
             f"({letter}) {choice}\n"
             for letter, choice in zip(letters(len(choices)), choices, strict=True)
         )
-        prompt = f"{asked}\n\n{lines}\n\n{LETTER}"
+        prompt = f"{asked}\n\n{lines}\n\n{last or LETTER}"
     else:
-        prompt = f"{asked}\n\n{SHORT}"
+        prompt = f"{asked}\n\n{last or SHORT_ANSWER}"
     answer = row.get("answer")
     references = [] if answer is None or answer in _HIDDEN else _references(answer)
     for reference in references if kind == CHOICE else ():
@@ -109,10 +112,9 @@ def _question(files: Files, subject: str, row: dict[str, Any], where: str) -> Qu
                 f"{where}: the answer '{reference}' names none of the {len(choices)} options; "
                 "download the file again"
             )
-    parts = [part for image in images for part in (image, "\n")]
     return Question(
-        key=text(row, "id", where),
-        case=Case((*parts, prompt.strip()), references[0] if references else ""),
+        key=fields.text(row, "id", where),
+        case=Case((*lines_of(images), prompt.strip()), references[0] if references else ""),
         references=tuple(references),
         choices=tuple(choices),
         type=subject,
@@ -244,10 +246,10 @@ BENCHMARK = Benchmark(
     headline="accuracy",
     headline_unit="%",
     prompt=(
-        "the images in the order in which the question and then its options name them, a line "
-        'break after each; the question, an empty line, the options as lines "(A) …", two empty '
-        f'lines, "{LETTER}"; an open question: an empty line, "{SHORT}"; names of images '
-        "(<image 1>) are taken out of the text"
+        "`<image>↵` for each image, in the order in which the question and then its options name "
+        f"them; `{{question}}↵↵(A) …↵(B) …↵↵↵{LETTER}`, or `{{question}}↵↵{SHORT_ANSWER}` where it "
+        "is open; `<image 1>` and the like are taken out of the text; plain: the same with "
+        "`Answer:` as the last line"
     ),
     max_new_tokens=1024,
     submission=submission,

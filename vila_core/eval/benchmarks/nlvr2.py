@@ -7,15 +7,9 @@ from collections.abc import Sequence
 
 from vila_core.errors import UserError
 from vila_core.eval.benchmark import Benchmark, FileSpec, Grade, Options, Question, unique
-from vila_core.eval.benchmarks._official import (
-    SHORT,
-    ImageFolder,
-    copies,
-    mean,
-    one_of,
-    scored,
-    text,
-)
+from vila_core.eval.benchmarks import fields
+from vila_core.eval.benchmarks.official import ImageFolder, copies, one_of, scored, short_parts
+from vila_core.eval.benchmarks.short_answer import SHORT_ANSWER, mean
 from vila_core.eval.files import Files
 from vila_core.eval.items import Case
 
@@ -34,7 +28,7 @@ def read(files: Files, options: Options) -> list[Question]:
     images = ImageFolder(files, (split, f"images/{split}", "images", ""))
     questions: list[Question] = []
     for where, row in files.jsonl(name):
-        key = text(row, "identifier", where)
+        key = fields.text(row, "identifier", where)
         parts = key.split("-")
         if len(parts) != 4 or parts[0] != split:
             raise UserError(
@@ -45,12 +39,12 @@ def read(files: Files, options: Options) -> list[Question]:
         pair = "-".join(parts[:3])
         # The training images lie in numbered folders, which the file names.
         folder = f"{row['directory']}/" if isinstance(row.get("directory"), int | str) else ""
-        left, right = (images.image(f"{folder}{pair}-img{n}.png", where) for n in (0, 1))
-        sentence = text(row, "sentence", where)
+        shown = [images.image(f"{folder}{pair}-img{n}.png", where) for n in (0, 1)]
+        asked = f"{fields.text(row, 'sentence', where)}\n{ASKED}"
         questions.append(
             Question(
                 key=key,
-                case=Case((left, "\n", right, f"\n{sentence}\n{ASKED}\n{SHORT}"), label),
+                case=Case(short_parts(shown, asked, options), label),
                 references=(label,),
                 unit="-".join(parts[:2]),
                 extra={"sentence": f"{parts[0]}-{parts[1]}--{parts[3]}"},
@@ -111,8 +105,8 @@ BENCHMARK = Benchmark(
     headline="accuracy",
     headline_unit="%",
     prompt=(
-        "<image> of the left, line break, <image> of the right, line break, the sentence, line "
-        f'break, "{ASKED}", line break, "{SHORT}"'
+        f"`<image>↵<image>↵{{sentence}}↵{ASKED}↵{SHORT_ANSWER}`, the left image first; plain: "
+        f"`<image><image>Question:{{sentence}}↵{ASKED} Short answer:`"
     ),
     max_new_tokens=128,
     submission=submission,

@@ -6,15 +6,10 @@ import json
 from collections.abc import Sequence
 
 from vila_core.eval.benchmark import Benchmark, FileSpec, Grade, Options, Question, unique
-from vila_core.eval.benchmarks._official import (
-    SHORT,
-    ImageFolder,
-    identifier,
-    mean,
-    one_of,
-    scored,
-    text,
-)
+from vila_core.eval.benchmarks import fields
+from vila_core.eval.benchmarks import short_answer as short
+from vila_core.eval.benchmarks.official import ImageFolder, one_of, scored, short_parts
+from vila_core.eval.benchmarks.short_answer import mean
 from vila_core.eval.files import Files
 from vila_core.eval.items import Case
 from vila_core.eval.scorers.yesno import binary_metrics, pope_answer
@@ -31,17 +26,18 @@ def read(files: Files, options: Options) -> list[Question]:
         base = f"coco_pope_{strategy}.json"
         name = files.first(base, f"coco/{base}", f"output/coco/{base}")
         for where, row in files.jsonl(name):
-            image_name = text(row, "image", where)
+            image_name = fields.text(row, "image", where)
             label = one_of(row, "label", ("yes", "no"), where)
-            asked = f"\n{text(row, 'text', where)}\n{SHORT}"
+            asked = fields.text(row, "text", where)
+            shown = [images.image(image_name, where)]
             questions.append(
                 Question(
-                    key=f"{strategy}/{identifier(row, 'question_id', where)}",
-                    case=Case((images.image(image_name, where), asked), label),
+                    key=f"{strategy}/{fields.name(row, 'question_id', where)}",
+                    case=Case(short_parts(shown, asked, options), label),
                     references=(label,),
                     type=strategy,
                     unit=image_name,
-                    extra={"question": row["text"]},
+                    extra={"question": asked, "layout": options.layout},
                     where=where,
                 )
             )
@@ -50,7 +46,7 @@ def read(files: Files, options: Options) -> list[Question]:
 
 def grade(questions: Sequence[Question], answers: Sequence[str]) -> list[Grade]:
     """Return yes or no by POPE's words of negation; a long answer is read, not refused."""
-    parsed = [pope_answer(answer) for answer in answers]
+    parsed = [pope_answer(short.said(q, a)) for q, a in zip(questions, answers, strict=True)]
     return [
         Grade(said, float(said == question.references[0]))
         for question, said in zip(questions, parsed, strict=True)
@@ -104,7 +100,7 @@ BENCHMARK = Benchmark(
     metrics=metrics,
     headline="f1",
     headline_unit="%, mean of the F1 of random, popular and adversarial",
-    prompt=f'<image>, line break, the question, line break, "{SHORT}"',
+    prompt=f"{short.CHAT_PROMPT}; plain: {short.PLAIN_PROMPT}",
     max_new_tokens=128,
     submission=submission,
     scoring=(

@@ -8,19 +8,18 @@ from typing import Any
 
 from vila_core.errors import UserError
 from vila_core.eval.benchmark import Benchmark, FileSpec, Grade, Options, Question, unique
-from vila_core.eval.benchmarks._official import (
+from vila_core.eval.benchmarks import fields
+from vila_core.eval.benchmarks.official import (
     LETTER,
     ImageFolder,
     by_type,
-    identifier,
     letter_grades,
-    mean,
+    letter_parts,
     one_of,
     option_lines,
     scored,
-    slug,
-    text,
 )
+from vila_core.eval.benchmarks.short_answer import mean
 from vila_core.eval.files import Files
 from vila_core.eval.items import Case
 from vila_core.eval.scorers.options import strict_letter
@@ -41,7 +40,7 @@ def read(files: Files, options: Options) -> list[Question]:
         where = f"{place}: question {number}"
         if not isinstance(row, dict):
             raise UserError(f"{where}: a JSON object is needed; download the file again")
-        key = identifier(row, "question_id", where)
+        key = fields.name(row, "question_id", where)
         kind = one_of(row, "data_type", ("image", "video"), where)
         if options.split not in ("all", kind):
             continue
@@ -52,19 +51,19 @@ def read(files: Files, options: Options) -> list[Question]:
                 "question_type does not name; download the file again"
             )
         if kind == "image":
-            image = images.image(text(row, "data_id", where), where)
+            image = images.image(fields.text(row, "data_id", where), where)
         else:
             image = frames.image(f"{row['question_type_id']}_{key}.png", where)
-        choices = tuple(identifier(row, f"choice_{letter}", where) for letter in "abcd")
+        choices = tuple(fields.name(row, f"choice_{letter}", where) for letter in "abcd")
         answer = one_of(row, "answer", _LETTERS, where)
-        asked = f"\n{text(row, 'question', where)}\n{option_lines(choices)}\n{LETTER}"
+        asked = f"{fields.text(row, 'question', where)}\n{option_lines(choices)}"
         questions.append(
             Question(
                 key=key,
-                case=Case((image, asked), answer),
+                case=Case(letter_parts([image], asked, options), answer),
                 references=(answer,),
                 choices=choices,
-                type=slug(task),
+                type=fields.slug(task),
                 extra={"data_type": kind},
                 where=where,
             )
@@ -131,7 +130,8 @@ BENCHMARK = Benchmark(
     headline="accuracy",
     headline_unit="%",
     prompt=(
-        f'<image>, line break, the question, the choices as lines "A. …", line break, "{LETTER}"'
+        f"`<image>↵{{question}}↵A. …↵B. …↵C. …↵D. …↵{LETTER}`; plain: the same with `Answer:` as "
+        "the last line"
     ),
     max_new_tokens=128,
     submission=submission,

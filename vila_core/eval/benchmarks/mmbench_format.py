@@ -6,16 +6,17 @@ from collections.abc import Callable, Sequence
 
 from vila_core.errors import UserError
 from vila_core.eval.benchmark import Grade, Options, Question, unique
-from vila_core.eval.benchmarks._official import (
+from vila_core.eval.benchmarks import fields
+from vila_core.eval.benchmarks.official import (
     by_type,
     copies,
     from_base64,
     letter_grades,
-    mean,
+    letter_parts,
     option_lines,
     scored,
-    slug,
 )
+from vila_core.eval.benchmarks.short_answer import mean
 from vila_core.eval.files import EmbeddedImage, Files
 from vila_core.eval.items import Case
 from vila_core.eval.scorers.options import circular, infer_option
@@ -39,7 +40,7 @@ def reader(
         _check(rows, files.where(name), options.split)
         images = _Images(rows)
         questions = [
-            _question(where, row, place, images, instruction)
+            _question(where, row, place, images, options, instruction)
             for place, (where, row) in enumerate(rows)
         ]
         # A question's copies in a row: a limit then cuts between questions.
@@ -92,7 +93,12 @@ class _Images:
 
 
 def _question(
-    where: str, row: dict[str, str], place: int, images: _Images, instruction: str
+    where: str,
+    row: dict[str, str],
+    place: int,
+    images: _Images,
+    options: Options,
+    instruction: str,
 ) -> Question:
     choices: list[str] = []
     for letter in _LETTERS:
@@ -108,16 +114,17 @@ def _question(
             "the file again"
         )
     hint = "" if _empty(row.get("hint", "")) else row["hint"] + "\n"
-    asked = f"\n{hint}{row['question']}\n{option_lines(choices)}\n{instruction}"
+    asked = f"{hint}{row['question']}\n{option_lines(choices)}"
+    parts = letter_parts([images.of(row, where)], asked, options, instruction)
     return Question(
         key=row["index"],
-        case=Case((images.of(row, where), asked), answer),
+        case=Case(parts, answer),
         references=(answer,) if answer else (),
         choices=tuple(choices),
-        type=slug(row.get("category", "") or "all"),
+        type=fields.slug(row.get("category", "") or "all"),
         unit=str(int(row["index"]) % _COPY),
         extra={
-            "area": slug(row.get("l2-category", "") or "all"),
+            "area": fields.slug(row.get("l2-category", "") or "all"),
             "row": {name: cell for name, cell in row.items() if name not in _LEFT_OUT},
             "place": place,
             "first": int(row["index"]) < _COPY,

@@ -1,50 +1,28 @@
-"""What readers of official files share: fields that must be there, option lines, image folders."""
+"""What multiple choice and yes/no benchmarks share: prompts, images in official files, means."""
 
 from __future__ import annotations
 
 import base64
 import binascii
-import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from vila_core.errors import UserError
-from vila_core.eval.benchmark import Grade, Question
+from vila_core.eval.benchmark import Grade, Options, Question
+from vila_core.eval.benchmarks import fields
+from vila_core.eval.benchmarks.short_answer import SHORT_ANSWER, mean
 from vila_core.eval.files import EmbeddedImage, Files, ImageRef
 from vila_core.eval.scorers.options import letters
 
-SHORT = "Answer the question using a single word or phrase."
-"""LLaVA-1.5's instruction for short answers (arXiv 2310.03744, Table 8)."""
-
 LETTER = "Answer with the option's letter from the given choices directly."
-"""LLaVA-1.5's instruction for multiple choice (the same table)."""
+"""LLaVA-1.5's instruction for multiple choice (arXiv 2310.03744, Table 8)."""
 
 
-def text(row: Mapping[str, Any], name: str, where: str) -> str:
-    """Return a field that must be text. Raises UserError naming row and field."""
-    value = row.get(name)
-    if not isinstance(value, str):
-        found = "missing" if value is None else f"{type(value).__name__} instead of text"
-        raise UserError(
-            f"{where}: the field '{name}' is {found}; is this the official file of this version? "
-            "Download it again"
-        )
-    return value
-
-
-def identifier(row: Mapping[str, Any], name: str, where: str) -> str:
-    """Return an id, which may be a number in the file, as text. Raises UserError."""
-    value = row.get(name)
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    return text(row, name, where)
-
-
-def one_of(row: Mapping[str, Any], name: str, allowed: Sequence[str], where: str) -> str:
+def one_of(row: dict[str, Any], name: str, allowed: Sequence[str], where: str) -> str:
     """Return a field that must be one of some values. Raises UserError naming the value."""
-    value = text(row, name, where)
+    value = fields.text(row, name, where)
     if value not in allowed:
         raise UserError(
             f"{where}: the field '{name}' is '{value}', but must be one of {', '.join(allowed)}; "
@@ -60,9 +38,35 @@ def option_lines(choices: Sequence[str]) -> str:
     )
 
 
-def slug(name: str) -> str:
-    """Return a category as it stands in metric keys: without blanks, slashes, dots and @."""
-    return re.sub(r"[\s/@.]+", "_", name.strip()) or "none"
+def letter_parts(
+    images: Sequence[ImageRef], asked: str, options: Options, instruction: str = LETTER
+) -> tuple[str | ImageRef, ...]:
+    """Return a prompt that asks for a letter; the plain layout ends in "Answer:" instead."""
+    last = "Answer:" if options.layout == "plain" else instruction
+    return *lines_of(images), f"{asked}\n{last}"
+
+
+def short_parts(
+    images: Sequence[ImageRef], question: str, options: Options
+) -> tuple[str | ImageRef, ...]:
+    """Return a prompt for a short answer: LLaVA-1.5's, or OpenFlamingo's in the plain layout."""
+    if options.layout == "plain":
+        return *images, f"Question:{question} Short answer:"
+    return *lines_of(images), f"{question}\n{SHORT_ANSWER}"
+
+
+def open_parts(
+    images: Sequence[ImageRef], question: str, options: Options
+) -> tuple[str | ImageRef, ...]:
+    """Return a prompt without any instruction; the plain layout says who speaks."""
+    if options.layout == "plain":
+        return *images, f"Question:{question} Answer:"
+    return *lines_of(images), question
+
+
+def lines_of(images: Sequence[ImageRef]) -> list[str | ImageRef]:
+    """Return the images, a line break after each."""
+    return [part for image in images for part in (image, "\n")]
 
 
 class ImageFolder:
@@ -128,12 +132,6 @@ def parquet_files(files: Files, folder: str, split: str) -> list[str]:
             f"'{split}'; download the missing ones"
         )
     return [f"{folder}/{match[0]}" for match in found]
-
-
-def mean(values: Iterable[float]) -> float:
-    """Return the mean of at least one value."""
-    listed = list(values)
-    return math.fsum(listed) / len(listed)
 
 
 def scored(
