@@ -62,7 +62,7 @@ class Writer:
 
     def _messages(self, turn: Turn) -> list[dict[str, Any]]:
         if self._in_parts:
-            content = _parts(turn.user)
+            content = parts(turn.user)
         else:
             content = [{"type": "text", "text": turn.user.replace(IMAGE, self.mark)}]
         messages = [{"role": "user", "content": content}]
@@ -97,15 +97,15 @@ class Writer:
             ) from None
 
 
-def _parts(user: str) -> list[dict[str, Any]]:
+def parts(user: str) -> list[dict[str, Any]]:
     """Return a user's text as parts; the line break behind an image is the template's own."""
     first, *rest = user.split(IMAGE)
-    parts: list[dict[str, Any]] = [{"type": "text", "text": first}] if first else []
+    found: list[dict[str, Any]] = [{"type": "text", "text": first}] if first else []
     for text in rest:
-        parts.append({"type": "image"})
+        found.append({"type": "image"})
         if text := text.removeprefix("\n"):
-            parts.append({"type": "text", "text": text})
-    return parts
+            found.append({"type": "text", "text": text})
+    return found
 
 
 def where(prompt: Prompt) -> str:
