@@ -8,7 +8,7 @@ from typing import Any
 from vila_core.eval.benchmark import Benchmark, FileSpec, Grade, Options, Question, unique
 from vila_core.eval.benchmarks import fields
 from vila_core.eval.benchmarks import short_answer as short
-from vila_core.eval.benchmarks.vqa_format import find_image
+from vila_core.eval.benchmarks.official import ImageFolder
 from vila_core.eval.files import Files
 from vila_core.eval.items import Case
 from vila_core.eval.scorers.exact import gqa_answer
@@ -26,6 +26,7 @@ def read(files: Files, options: Options) -> list[Question]:
     split = fields.split_of(options, "gqa", tuple(_FILES))
     name = files.first(_FILES[split], f"questions1.2/{_FILES[split]}")
     extra = {"layout": options.layout, "split": split}
+    images = ImageFolder(files, ("images", ""))
     questions: list[Question] = []
     for key, where, record in _records(files, name):
         picture = f"{fields.name(record, 'imageId', where)}.jpg"
@@ -33,7 +34,7 @@ def read(files: Files, options: Options) -> list[Question]:
         types = record.get("types", {})
         kind = str(types.get("structural", "all")) if isinstance(types, dict) else "all"
         text = fields.text(record, "question", where)
-        image = find_image(files, "images", picture, where)
+        image = images.image(picture, where)
         questions.append(
             Question(
                 key,

@@ -13,6 +13,7 @@ from vila_core.errors import UserError
 from vila_core.eval.benchmark import Grade, Options, Question, unique
 from vila_core.eval.benchmarks import fields
 from vila_core.eval.benchmarks import short_answer as short
+from vila_core.eval.benchmarks.official import ImageFolder
 from vila_core.eval.files import Files
 from vila_core.eval.items import Case
 from vila_core.eval.scorers.captions import bleu4, bleu_of, cider, rouge_l
@@ -73,10 +74,12 @@ def as_questions(
 ) -> list[Question]:
     """Return one question per image; `folders` are where images may lie, beside their own."""
     extra = {"layout": options.layout, "split": options.split}
+    places: dict[str, ImageFolder] = {}
     questions: list[Question] = []
     for each in captioned:
-        places = [f"{folder}/{each.name}" for folder in (each.folder, *folders) if folder]
-        image = files.first_image([*places, each.name], each.where)
+        if each.folder not in places:
+            places[each.folder] = ImageFolder(files, (*filter(None, [each.folder]), *folders, ""))
+        image = places[each.folder].image(each.name, each.where)
         parts = (image, "Output:" if options.layout == "plain" else f"\n{CAPTION}")
         case = Case(parts, each.captions[0].strip())
         questions.append(Question(each.key, case, each.captions, extra=extra, where=each.where))

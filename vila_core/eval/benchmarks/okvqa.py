@@ -12,7 +12,7 @@ from vila_core.eval.benchmarks import short_answer as short
 from vila_core.eval.benchmarks.vqa_format import (
     Answered,
     coco_image,
-    find_image,
+    folder_of,
     read_answered,
     read_asked,
 )
@@ -32,9 +32,10 @@ def read(files: Files, options: Options) -> list[Question]:
     answered, content = read_answered(files, _ANSWERS.format(subset), found)
     kinds = fields.mapping(content.get("question_types", {}), files.where(_ANSWERS.format(subset)))
     extra = {"layout": options.layout, "stems": stems(answered)}
+    images = folder_of(files, subset)
     questions: list[Question] = []
     for each, answers in zip(found.asked, answered, strict=True):
-        image = find_image(files, subset, each.image, each.where)
+        image = images.image(each.image, each.where)
         references = tuple(one["answer"] for one in answers.answers)
         shown = [str(one.get("raw_answer", one["answer"])) for one in answers.answers]
         questions.append(

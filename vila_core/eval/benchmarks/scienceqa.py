@@ -9,12 +9,12 @@ from vila_core.errors import UserError
 from vila_core.eval.benchmark import Benchmark, FileSpec, Grade, Options, Question, unique
 from vila_core.eval.benchmarks import fields
 from vila_core.eval.benchmarks import short_answer as short
+from vila_core.eval.benchmarks.official import LETTER, ImageFolder
 from vila_core.eval.files import Files, ImageRef
 from vila_core.eval.items import IMAGE, Case
 from vila_core.eval.scorers.options import letters, scienceqa_letter
 
 _SPLITS = ("test", "minitest", "val", "minival", "train")
-_LETTER = "Answer with the option's letter from the given choices directly."
 _LLAVA = "llava_test_CQM-A.json"
 
 
@@ -27,6 +27,7 @@ def read(files: Files, options: Options) -> list[Question]:
     splits = fields.mapping(files.json("pid_splits.json"), files.where("pid_splits.json"))
     keys = fields.texts(splits, split, files.where("pid_splits.json"))
     written = _as_llava_asks(files) if split == "test" and options.layout == "chat" else {}
+    folders: dict[str, ImageFolder] = {}
     questions: list[Question] = []
     for at, key in enumerate(keys):
         where = f"{files.where('problems.json')}: problem {key}"
@@ -43,9 +44,9 @@ def read(files: Files, options: Options) -> list[Question]:
             place = f"{key}/{fields.text(record, 'image', where)}"
             # minitest and minival are drawn from test and val, whose folders hold their images.
             folder = str(record.get("split", split))
-            image = files.first_image(
-                [f"images/{folder}/{place}", f"{folder}/{place}", place], where
-            )
+            if folder not in folders:
+                folders[folder] = ImageFolder(files, (f"images/{folder}", folder, ""))
+            image = folders[folder].image(place, where)
         questions.append(_question(key, record, image, options, written.get(key), where))
     return unique(questions)
 
@@ -90,7 +91,7 @@ def _text(record: dict[str, Any], choices: Sequence[str], options: Options, wher
     question = fields.text(record, "question", where)
     text = f"Context: {hint}\nQuestion: {question}\nOptions: {listed}"
     text = text.replace("  ", " ").strip()
-    return f"{text}\nAnswer:" if options.layout == "plain" else f"{text}\n{_LETTER}"
+    return f"{text}\nAnswer:" if options.layout == "plain" else f"{text}\n{LETTER}"
 
 
 def _as_llava_asks(files: Files) -> dict[str, str]:
@@ -106,7 +107,7 @@ def _as_llava_asks(files: Files) -> dict[str, str]:
             raise UserError(f"{where}: holds no conversation; download the file again")
         text = fields.text(turns[0], "value", where).replace(IMAGE, "").strip()
         asked[fields.name(record, "id", where)] = (
-            text if text.endswith(_LETTER) else f"{text}\n{_LETTER}"
+            text if text.endswith(LETTER) else f"{text}\n{LETTER}"
         )
     return asked
 
@@ -167,7 +168,7 @@ BENCHMARK = Benchmark(
     headline_unit="%",
     prompt=(
         "`<image>↵Context: {hint or N/A}↵Question: {question}↵Options: (A) … (B) …↵"
-        f"{_LETTER}`; without the image and its line break where there is none; plain: the same "
+        f"{LETTER}`; without the image and its line break where there is none; plain: the same "
         "with `Answer:` as the last line"
     ),
     max_new_tokens=1024,

@@ -8,6 +8,7 @@ from vila_core.errors import UserError
 from vila_core.eval.benchmark import Benchmark, FileSpec, Grade, Options, Question, unique
 from vila_core.eval.benchmarks import fields
 from vila_core.eval.benchmarks import short_answer as short
+from vila_core.eval.benchmarks.official import ImageFolder
 from vila_core.eval.files import Files, ImageRef
 from vila_core.eval.items import Case
 from vila_core.eval.scorers.vqa import m4c_accuracy, normalise
@@ -31,7 +32,7 @@ def read(files: Files, options: Options) -> list[Question]:
             f"{whole}: dataset_version is '{version}', '{_VERSION}' is needed; download {name}"
         )
     tokens = _Tokens(files, split) if options.ocr else None
-    folder = "test_images" if split == "test" else "train_images"
+    images = ImageFolder(files, ("test_images" if split == "test" else "train_images", ""))
     extra = {"layout": options.layout, "split": split}
     questions: list[Question] = []
     for at, record in enumerate(fields.objects(content, "data", whole)):
@@ -41,7 +42,7 @@ def read(files: Files, options: Options) -> list[Question]:
         references = () if split == "test" else tuple(fields.texts(record, "answers", where))
         if split != "test" and not references:
             raise UserError(f"{where}: the question has no answers; download {name} again")
-        image = files.first_image([f"{folder}/{picture}.jpg", f"{picture}.jpg"], where)
+        image = images.image(f"{picture}.jpg", where)
         ocr = tokens.of(picture, text, where) if tokens else None
         questions.append(
             Question(

@@ -8,7 +8,7 @@ from vila_core.errors import UserError
 from vila_core.eval.benchmark import Benchmark, FileSpec, Grade, Options, Question, unique
 from vila_core.eval.benchmarks import fields
 from vila_core.eval.benchmarks import short_answer as short
-from vila_core.eval.benchmarks.vqa_format import find_image
+from vila_core.eval.benchmarks.vqa_format import folder_of
 from vila_core.eval.files import Files
 from vila_core.eval.items import Case
 from vila_core.eval.scorers.vqa import normalise, vqa_normalise
@@ -25,6 +25,7 @@ def read(files: Files, options: Options) -> list[Question]:
     names = [f"{split}.json", f"Annotations/{split}.json"]
     name = files.first(*names, *(["llava_test.jsonl"] if split == "test" else []))
     extra = {"layout": options.layout, "split": split}
+    images = folder_of(files, split)
     questions: list[Question] = []
     for where, record in _records(files, name):
         picture = fields.text(record, "image", where)
@@ -36,7 +37,7 @@ def read(files: Files, options: Options) -> list[Question]:
         if split != "test" and not answers:
             raise UserError(f"{where}: {picture} has no answers; download {name} again")
         references = tuple(fields.text(answer, "answer", where) for answer in answers)
-        image = find_image(files, split, picture, where)
+        image = images.image(picture, where)
         questions.append(
             Question(
                 picture,

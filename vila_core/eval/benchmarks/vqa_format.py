@@ -11,7 +11,8 @@ from typing import Any
 
 from vila_core.errors import UserError
 from vila_core.eval.benchmarks import fields
-from vila_core.eval.files import Files, ImageRef
+from vila_core.eval.benchmarks.official import ImageFolder
+from vila_core.eval.files import Files
 
 _OTHER = "these files are of different versions or splits; download both again"
 
@@ -140,9 +141,9 @@ def coco_image(folder: str) -> Callable[[str], str]:
     return lambda key: f"COCO_{folder}_{key.zfill(12)}.jpg"
 
 
-def find_image(files: Files, folder: str, name: str, where: str) -> ImageRef:
-    """Return an image that lies in the folder of its archive, in `images`, or beside the files."""
-    return files.first_image([f"{folder}/{name}", f"images/{folder}/{name}", name], where)
+def folder_of(files: Files, folder: str) -> ImageFolder:
+    """Return where images lie: in the folder of their archive, in `images`, or by the files."""
+    return ImageFolder(files, (folder, f"images/{folder}", ""))
 
 
 def _once(places: list[tuple[str, str]]) -> None:

@@ -12,7 +12,7 @@ from vila_core.eval.benchmarks import short_answer as short
 from vila_core.eval.benchmarks.vqa_format import (
     Questions,
     coco_image,
-    find_image,
+    folder_of,
     read_answered,
     read_asked,
 )
@@ -49,9 +49,10 @@ def read(files: Files, options: Options) -> list[Question]:
         answered = [None] * len(found.asked)
     else:
         answered, _ = read_answered(files, _ANSWERS.format(subset), found)
+    images = folder_of(files, folder)
     questions: list[Question] = []
     for each, answers in zip(found.asked, answered, strict=True):
-        image = find_image(files, folder, each.image, each.where)
+        image = images.image(each.image, each.where)
         text = each.text.removesuffix(f"\n{short.SHORT_ANSWER}") if each.written else each.text
         references = tuple(one["answer"] for one in answers.answers) if answers else ()
         questions.append(
@@ -112,7 +113,9 @@ BENCHMARK = Benchmark(
             "the same questions as LLaVA has them, in place of the files above",
             ("test-dev", "test"),
         ),
-        FileSpec("v2_OpenEnded_mscoco_{val,train}2014_questions.json", "questions"),
+        FileSpec(
+            "v2_OpenEnded_mscoco_{val,train}2014_questions.json", "questions", ("val", "train")
+        ),
         FileSpec("v2_mscoco_{val,train}2014_annotations.json", "answers", ("val", "train")),
         FileSpec("{test2015,val2014,train2014}/COCO_….jpg", "images"),
     ),
