@@ -59,15 +59,42 @@ def add_runs(store: Store, texts: Sequence[str], size: str) -> Added:
     return Added(size, group, tuple(view.run_id for view in views), new)
 
 
-def known_noise(store: Store, size: str | None = None) -> Mapping[str, Spread]:
-    """Return what the ledger knows of a size, by metric; default: of the only size in it.
+def add_arms(
+    store: Store,
+    size: str,
+    arms: Mapping[str, Mapping[int, Mapping[str, float]]],
+    source: str,
+) -> int:
+    """Keep the metrics of one run's arms, {arm: {seed: metrics}}; return how many are new.
 
-    Raises UserError for a size that it knows nothing of.
+    For pipelines that train each arm with several seeds. An arm is told by `source` (the run) and
+    its name: seeds of two runs are never taken for repetitions of one another.
+    """
+    ledger = NoiseLedger(store)
+    return sum(
+        ledger.add(Measured(size, digest([source, arm])[:16], str(seed), source, metrics))
+        for arm, seeds in arms.items()
+        for seed, metrics in seeds.items()
+        if metrics
+    )
+
+
+def known_noise(
+    store: Store, size: str | None = None, runs: Sequence[str] = ()
+) -> Mapping[str, Spread]:
+    """Return what the ledger knows of a size, by metric.
+
+    Default: of the size that one of these `runs` (ids) was added at, if it is one alone; what holds
+    for a small model must not be taken for a large one's. Raises UserError for a size that it knows
+    nothing of.
     """
     ledger = NoiseLedger(store)
     sizes = ledger.sizes()
     if size is None:
-        return ledger.spreads(sizes[0]) if len(sizes) == 1 else {}
+        theirs = [
+            name for name in sizes if any(entry.source in runs for entry in ledger.entries(name))
+        ]
+        return ledger.spreads(theirs[0]) if len(theirs) == 1 else {}
     if size not in sizes:
         close = difflib.get_close_matches(size, sizes, n=1)
         known = f"known sizes: {', '.join(sizes)}." if sizes else "nothing is known yet."

@@ -32,7 +32,7 @@ class Measured:
     size: str
     group: str
     seed: str
-    source: str  # a run id, or RUN:TASK
+    source: str  # the run's id
     metrics: Mapping[str, float]
 
 

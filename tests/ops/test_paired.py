@@ -17,7 +17,7 @@ from tests.runtime.toy_task import Artifact, Metrics
 from vila_core.errors import UserError
 from vila_core.eval.significance import binomial_two_sided
 from vila_core.store import Store, open_store
-from vila_ops.noise import add_runs, known_noise
+from vila_ops.noise import add_arms, add_runs, known_noise
 from vila_ops.paired import Row, compare_paired
 
 Rows = list[dict[str, Any]]
@@ -171,10 +171,10 @@ def test_noise_comes_from_runs_that_differ_in_seeds_alone(store: Store, make: Ma
     make("again", seeded(0), evaluate=answers("vqa", [1.0]))
     make("other", seeded(3, lr=0.2), evaluate=answers("vqa", [1.0]))
     make("none", seeded(4))
-    assert known_noise(store) == {}
+    assert known_noise(store, runs=["s0-1125-000000-0000"]) == {}
     assert add_runs(store, ["s0", "s1", "s2", "s0"], "tiny").new == 3
     assert add_runs(store, ["s0", "s1"], "tiny").new == 0
-    spread = known_noise(store)["vqa/accuracy@0"]
+    spread = known_noise(store, "tiny")["vqa/accuracy@0"]
     assert (spread.deviation, spread.freedom) == (pytest.approx(0.04), 2)
     for texts, message in (
         (["s0"], "two or more runs"),
@@ -187,3 +187,43 @@ def test_noise_comes_from_runs_that_differ_in_seeds_alone(store: Store, make: Ma
     with pytest.raises(UserError, match=r"--size tinny: .*did you mean 'tiny'"):
         known_noise(store, "tinny")
     assert len(NoiseLedger(store).entries("tiny")) == 3
+    ours, other = "s1-1125-000000-0000", "other-1125-000000-0000"
+    assert known_noise(store, runs=[other, ours]) == known_noise(store, "tiny")
+    assert known_noise(store, runs=[other]) == {}
+    add_runs(store, ["s0", "s1"], "also")
+    assert known_noise(store, runs=[ours]) == {}  # which of the two?
+
+
+def test_arms_of_one_run_are_groups_of_their_own(store: Store) -> None:
+    arms = {
+        "frozen": {0: {"vqa/accuracy@0": 0.1}, 1: {"vqa/accuracy@0": 0.3}},
+        "unfrozen": {0: {"vqa/accuracy@0": 0.8}, 1: {"vqa/accuracy@0": 0.8}, 2: {}},
+    }
+    assert add_arms(store, "tiny", arms, "run-1") == 4
+    assert add_arms(store, "tiny", arms, "run-1") == 0
+    spread = known_noise(store, runs=["run-1"])["vqa/accuracy@0"]
+    assert (spread.freedom, spread.groups) == (2, 2)
+    assert spread.deviation == pytest.approx(0.1)
+    assert add_arms(store, "tiny", {"frozen": {5: {"vqa/accuracy@0": 0.9}}}, "run-2") == 1
+    assert known_noise(store, "tiny")["vqa/accuracy@0"].deviation == spread.deviation
+
+
+def test_on_the_command_line(vila: Any, make: Make) -> None:
+    for seed, right in enumerate((50, 54, 58)):
+        scores = [1.0] * right + [0.0] * (100 - right)
+        make(f"s{seed}", seeded(seed), evaluate=answers("vqa", scores))
+    assert "nothing is known yet" in vila("noise", "show")
+    assert "±" not in vila("compare", "s0", "s2")
+    assert "3 runs of size tiny, 3 of them new" in vila(
+        "noise", "add", "s0", "s1", "s2", "--size", "tiny"
+    )
+    assert "vqa/accuracy@0     0.0400         ±0.2434" in vila("noise", "show")
+    assert "±0.243, within" in vila("compare", "s0", "s2")
+    text = vila("compare", "s0", "s2", "--paired")
+    assert "vqa@0" in text
+    assert "better, within seeds" in text
+    assert "McNemar, exact, corrected for 1 test (Holm)" in text
+    found = json.loads(vila("compare", "s0", "s2", "--paired", "--json"))
+    assert found["rows"][0]["p"] == 2 / 2**8
+    assert found["rows"][0]["verdict"] == "better"
+    assert "--paired compares two runs" in vila("compare", "s0", "s1", "s2", "--paired", code=2)

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from vila_ops.cli import noise
 from vila_ops.cli.options import JsonOption, RunArgument, StoreOption, store_uri
 
 
@@ -13,6 +14,7 @@ def add(app: typer.Typer) -> None:
     """Add the commands to the application."""
     for command in (runs, show, logs, why, compare):
         app.command()(command)
+    app.add_typer(noise.app, name="noise")
 
 
 def runs(json: JsonOption = False, store: StoreOption = None) -> None:
@@ -85,20 +87,49 @@ def why(
 
 def compare(
     run_ids: Annotated[list[str], typer.Argument(metavar="RUN RUN...", help="Two or more runs.")],
+    paired: Annotated[
+        bool,
+        typer.Option(
+            "--paired", help="Test two runs, or two evaluations RUN:TASK, question by question."
+        ),
+    ] = False,
+    size: Annotated[
+        str | None,
+        typer.Option(
+            "--size",
+            metavar="SIZE",
+            help="Whose noise of seeds to show.  [default: that at which one of the runs was "
+            "added by: vila noise add]",
+        ),
+    ] = None,
     json: JsonOption = False,
     store: StoreOption = None,
 ) -> None:
-    """Show runs side by side: settings and metrics."""
+    """Show runs side by side: settings and metrics, or paired tests per benchmark."""
     from vila_core.errors import UserError
     from vila_core.store import open_store
-    from vila_ops.cli import render
+    from vila_ops.cli import comparison, render
     from vila_ops.compare import compare_runs
+    from vila_ops.noise import known_noise
+    from vila_ops.paired import compare_paired
     from vila_ops.runs import find_run, load_view
 
     if len(run_ids) < 2:
         raise UserError(f"two or more runs are needed; try: vila compare {run_ids[0]} last")
     opened = open_store(store_uri(store))
-    compared = compare_runs([load_view(opened, find_run(opened, run_id)) for run_id in run_ids])
+    ids = [find_run(opened, text.partition(":")[0] if paired else text) for text in run_ids]
+    known = known_noise(opened, size, ids)
+    if paired:
+        if len(run_ids) > 2:
+            raise UserError("--paired compares two runs; name two of them")
+        found = compare_paired(opened, run_ids[0], run_ids[1], known)
+        if json:
+            _print_json(found.as_json())
+        else:
+            comparison.print_paired(found)
+        return
+    views = [load_view(opened, run_id) for run_id in ids]
+    compared = compare_runs(views, known)
     if json:
         _print_json(compared.as_json())
     else:
