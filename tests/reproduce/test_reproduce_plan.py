@@ -5,7 +5,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from conftest import FINDING, TINY, WriteYaml
+from tiny_ablation import FINDING, TINY, WriteYaml
 
 from vila_core.errors import UserError
 from vila_core.jsonio import digest

@@ -7,7 +7,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from conftest import TINY
+from tiny_ablation import TINY
 from typer.testing import CliRunner
 
 from components.runtime import record

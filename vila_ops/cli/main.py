@@ -19,6 +19,7 @@ from vila_ops.cli import (
     inspect,
     plan,
     registry,
+    reproduce,
     verify,
 )
 
@@ -58,6 +59,7 @@ def options(
 
 execute.add(app)
 plan.add(app)
+reproduce.add(app)
 inspect.add(app)
 app.add_typer(data.app, name="data")
 app.add_typer(registry.app, name="registry")

@@ -158,17 +158,15 @@ def _effect_row(plan: Plan, one: Judged) -> list[str]:
 
 def _tables(results: Results, name: str, finding: Finding) -> Iterator[Block]:
     plan, paper = results.plan, finding.paper
-    yield Heading("Our table beside the paper's")
+    yield Heading("Our table beside the paper's" if paper.rows else "Our table")
+    columns = finding.table
     rows = [
-        [
-            f"`{key}` {arm.title}",
-            *_cells(plan, finding.table, results.row(name, key, finding.table)),
-        ]
+        [f"`{key}` {arm.title}", *_cells(plan, columns, results.row(name, key, columns))]
         for key, arm in finding.arms.items()
     ]
     ours = Table(
-        f"{_capital(plan.size.world)}, {plan.seeds} seeds, mean ± standard deviation (%)",
-        ["", *(column.title for column in finding.table)],
+        f"{_capital(plan.size.world)}, {plan.seeds} seeds, mean ± standard deviation (shares in %)",
+        ["", *(column.title for column in columns)],
         rows,
     )
     theirs = Table(
@@ -176,7 +174,9 @@ def _tables(results: Results, name: str, finding: Finding) -> Iterator[Block]:
         ["", *paper.columns, "arm here"],
         [_paper_row(row) for row in paper.rows],
     )
-    yield Beside([ours, theirs])
+    yield Beside([ours, theirs] if paper.rows else [ours])
+    if not paper.rows:
+        return
     yield Text(
         f"The paper's setting: {paper.setting}. The two tables have other models, data and tasks: "
         "only the directions of differences inside a table can be compared, no number of one with "

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from vila_core.errors import VilaError
 from vila_core.eval.stats import seed_interval
 from vila_ops.reproduce.config import BASE, Column, Control, Effect, Measure, Plan
 from vila_ops.reproduce.grid import Cell, Grid
@@ -73,7 +74,7 @@ class Gate:
 
 
 class Results:
-    """What the tasks of a run measured. Raises KeyError for a metric that a task did not give."""
+    """What the tasks of a run measured. Raises VilaError for a metric that a task did not give."""
 
     def __init__(self, plan: Plan, grid: Grid, metrics: Mapping[str, Mapping[str, float]]) -> None:
         self.plan = plan
@@ -174,7 +175,11 @@ class Results:
             found = self._metrics[self._grid.measured[cell][evaluation]]
             if key in found:
                 return found[key]
-        raise KeyError(f"{key} of {cell}")
+        asked = ", ".join(self._grid.measured[cell].values())
+        raise VilaError(
+            f"{asked}: gave no '{key}'; see its metrics with 'vila show', and the measures in "
+            "configs/ablations/shared."
+        )
 
 
 def judge(spread: Spread, paper: str, smallest: float) -> Verdict:
