@@ -210,7 +210,7 @@ def make_mmmu(folder: Path, splits: tuple[str, ...] = ("validation", "dev")) -> 
 
 
 def make_nlvr2(folder: Path) -> None:
-    """A sentence about two pairs and another about one of them; a training pair in its folder."""
+    """A sentence about two pairs and another about one of them; training pairs in folders."""
     rows = [
         ("dev-850-0-0", "Both images are red.", "True"),
         ("dev-850-1-0", "Both images are red.", "False"),
@@ -220,14 +220,26 @@ def make_nlvr2(folder: Path) -> None:
         folder / "data" / "dev.json",
         ({"identifier": key, "sentence": said, "label": label} for key, said, label in rows),
     )
-    row = {"identifier": "train-7-0-0", "sentence": "One is blue.", "label": "True", "directory": 3}
-    write_lines(folder / "data" / "train.json", [row])
-    colors = {"0": ("red", "red"), "1": ("red", "blue")}
-    for pair, pair_colors in colors.items():
-        for number, color in enumerate(pair_colors):
+    for pair, colors in (("0", ("red", "red")), ("1", ("red", "blue"))):
+        for number, color in enumerate(colors):
             save(folder / "dev" / f"dev-850-{pair}-img{number}.png", color)
-    for number in (0, 1):
-        save(folder / "images" / "train" / "3" / f"train-7-0-img{number}.png", COLORS[number + 1])
+    # No image of training is one of dev: demonstrations must not show a question's own.
+    train = [("green", "yellow"), ("black", "white"), ("cyan", "magenta"), ("gray", "orange")]
+    write_lines(
+        folder / "data" / "train.json",
+        (
+            {
+                "identifier": f"train-{number}-0-0",
+                "sentence": f"The left image is {left}.",
+                "label": "True",
+                "directory": number,
+            }
+            for number, (left, _) in enumerate(train)
+        ),
+    )
+    for number, colors in enumerate(train):
+        for side, color in enumerate(colors):
+            save(folder / f"images/train/{number}/train-{number}-0-img{side}.png", color)
 
 
 def blink_rows(task: str, split: str) -> list[dict[str, Any]]:

@@ -168,7 +168,7 @@ def test_nlvr2_shows_left_before_right_and_finds_training_folders(tmp_path: Path
         f"one first, true or false?\n{SHORT}"
     )
     _, train = read("nlvr2", tmp_path, "train")
-    assert shown(train[0]) == [samples.picture("green"), samples.picture("blue")]
+    assert shown(train[0]) == [samples.picture("green"), samples.picture("yellow")]
 
 
 def test_blink_shows_one_to_four_images_in_order(tmp_path: Path) -> None:
