@@ -180,7 +180,8 @@ BENCHMARK = Benchmark(
     ),
     disagreements=(
         "The prompt is what LLaVA's converter writes in the format CQM-A, after which its question "
-        "file is named; in QCM-A, LLaVA-1.5-7B falls from 66.8 to 44.8 (LLaVA#1294). lmms-eval "
+        "file is named; that file, part of its eval.zip, was not at hand to compare. In QCM-A, "
+        "LLaVA-1.5-7B falls from 66.8 to 44.8 (LLaVA#1294). lmms-eval "
         "writes the options as `A. …` on lines of their own, and accepts a letter before a period "
         "without a blank."
     ),
