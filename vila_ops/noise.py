@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from components.registry.noise import Measured, NoiseLedger, Spread, seeds_of, without_seeds
 from vila_core.errors import UserError
@@ -13,6 +14,9 @@ from vila_core.store import Store
 from vila_ops.compare import flatten
 from vila_ops.runs import find_run, load_view
 from vila_ops.view import RunView
+
+if TYPE_CHECKING:
+    from vila_ops.reproduce.grid import Grid
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,39 @@ def add_arms(
         for seed, metrics in seeds.items()
         if metrics
     )
+
+
+def add_reproduction(store: Store, text: str, size: str | None = None) -> Added:
+    """Keep what a run of `vila reproduce` measured, an arm at the end of a stage being a group.
+
+    `size` is the run's own by default. Raises UserError for a run of another kind, or one that has
+    not succeeded.
+    """
+    from vila_ops.reproduce import runs
+
+    found = runs.load(store, find_run(store, text))
+    metrics = {
+        name: {key: value for key, value in task.metrics.items() if "@" in key}
+        for name, task in ((task.name, task) for task in load_view(store, found.run_id).tasks)
+    }
+    size = size or found.plan.size_name
+    arms = arms_of(found.grid, metrics)
+    return Added(size, "", (found.run_id,), add_arms(store, size, arms, found.run_id))
+
+
+def arms_of(
+    grid: Grid, metrics: Mapping[str, Mapping[str, float]]
+) -> dict[str, dict[int, dict[str, float]]]:
+    """Return {arm: {seed: metrics}} of a grid; a model that several findings share counts once."""
+    arms: dict[str, dict[int, dict[str, float]]] = {}
+    taken: set[str] = set()
+    for cell, nodes in grid.measured.items():
+        if grid.trained[cell] in taken:
+            continue
+        taken.add(grid.trained[cell])
+        values = {key: value for node in nodes.values() for key, value in metrics[node].items()}
+        arms.setdefault(f"{cell.owner}/{cell.arm}/{cell.after}", {})[cell.seed] = values
+    return arms
 
 
 def known_noise(

@@ -17,8 +17,9 @@ from tests.runtime.toy_task import Artifact, Metrics
 from vila_core.errors import UserError
 from vila_core.eval.significance import binomial_two_sided
 from vila_core.store import Store, open_store
-from vila_ops.noise import add_arms, add_runs, known_noise
+from vila_ops.noise import add_arms, add_runs, arms_of, known_noise
 from vila_ops.paired import Row, compare_paired
+from vila_ops.reproduce.grid import Cell, Grid
 
 Rows = list[dict[str, Any]]
 
@@ -208,12 +209,29 @@ def test_arms_of_one_run_are_groups_of_their_own(store: Store) -> None:
     assert known_noise(store, "tiny")["vqa/accuracy@0"].deviation == spread.deviation
 
 
+def test_a_model_that_findings_share_counts_once() -> None:
+    grid = Grid()
+    for owner in ("freezing", "blending"):
+        for seed in (0, 1):
+            cell = Cell(owner, "unfrozen", seed, "sft")
+            grid.measured[cell] = {"text": f"text-{seed}", "visual": f"visual-{seed}"}
+            grid.trained[cell] = f"sft-{seed}"
+    metrics = {
+        f"{name}-{seed}": {f"{name}@0": seed} for name in ("text", "visual") for seed in (0, 1)
+    }
+    assert arms_of(grid, metrics) == {
+        "freezing/unfrozen/sft": {seed: {"text@0": seed, "visual@0": seed} for seed in (0, 1)}
+    }
+
+
 def test_on_the_command_line(vila: Any, make: Make) -> None:
     for seed, right in enumerate((50, 54, 58)):
         scores = [1.0] * right + [0.0] * (100 - right)
         make(f"s{seed}", seeded(seed), evaluate=answers("vqa", scores))
     assert "nothing is known yet" in vila("noise", "show")
     assert "±" not in vila("compare", "s0", "s2")
+    assert "was not started by vila reproduce" in vila("noise", "add", "s0", code=2)
+    assert "--size: of which size" in vila("noise", "add", "s0", "s1", code=2)
     assert "3 runs of size tiny, 3 of them new" in vila(
         "noise", "add", "s0", "s1", "s2", "--size", "tiny"
     )

@@ -17,18 +17,34 @@ app = typer.Typer(
 @app.command()
 def add(
     run_ids: Annotated[
-        list[str], typer.Argument(metavar="RUN RUN...", help="Runs that differ in seeds alone.")
+        list[str],
+        typer.Argument(
+            metavar="RUN RUN...", help="Runs that differ in seeds alone, or one of vila reproduce."
+        ),
     ],
     size: Annotated[
-        str, typer.Option("--size", metavar="SIZE", help="Size of the model: miniature, vila-7b.")
-    ],
+        str | None,
+        typer.Option(
+            "--size",
+            metavar="SIZE",
+            help="Size of the model: miniature, vila-7b.  [default: that of vila reproduce]",
+        ),
+    ] = None,
     store: StoreOption = None,
 ) -> None:
     """Keep the metrics of runs that differ in nothing but their seeds."""
+    from vila_core.errors import UserError
     from vila_core.store import open_store
-    from vila_ops.noise import add_runs
+    from vila_ops.noise import add_reproduction, add_runs
 
-    added = add_runs(open_store(store_uri(store)), run_ids, size)
+    opened = open_store(store_uri(store))
+    if len(run_ids) == 1:
+        added = add_reproduction(opened, run_ids[0], size)
+        typer.echo(f"{added.new} trained models of size {added.size} are new in the ledger")
+        return
+    if size is None:
+        raise UserError("--size: of which size are these runs? for example: --size miniature")
+    added = add_runs(opened, run_ids, size)
     typer.echo(f"{len(added.runs)} runs of size {size}, {added.new} of them new in the ledger")
 
 
