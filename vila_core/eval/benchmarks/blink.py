@@ -151,7 +151,7 @@ BENCHMARK = Benchmark(
     disagreements=(
         "The official evaluation has GPT-3.5 match an answer to a choice; here VLMEvalKit's rules "
         "do, and an answer that they can't read is wrong. lmms-eval takes the answer's first "
-        "letter, whatever word it belongs to, and pools all questions (pooled_accuracy) instead of "
-        "averaging tasks. The official LLaVA-1.5 numbers are of images joined into one."
+        "letter, whatever word it belongs to, and pools all questions (`pooled_accuracy`) instead "
+        "of averaging tasks. The official LLaVA-1.5 numbers are of images joined into one."
     ),
 )

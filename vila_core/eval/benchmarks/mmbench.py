@@ -21,9 +21,9 @@ DISAGREEMENTS = (
     "An answer whose option can't be told by VLMEvalKit's rules is wrong here; the server and "
     "VLMEvalKit with a judge ask a GPT model for it, lmms-eval does by default. The prompt is "
     "LLaVA's; VLMEvalKit writes 'Hint:', 'Question:', 'Options:' and 'Please select the correct "
-    "answer from the options above.' single_accuracy is that of the questions as they stand first, "
-    "without rotation. Version 1.1 of MMBench has other questions and does not compare. The server "
-    "caches by file name: rename each upload."
+    "answer from the options above.' `single_accuracy` is that of the questions as they stand "
+    "first, without rotation. Version 1.1 of MMBench has other questions and does not compare. The "
+    "server caches by file name: rename each upload."
 )
 
 BENCHMARK = Benchmark(

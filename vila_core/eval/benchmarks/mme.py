@@ -146,9 +146,9 @@ BENCHMARK = Benchmark(
         FileSpec(
             "<task>/*.txt",
             "question, tab, Yes or No, two lines per image; of the fourteen tasks, also below "
-            "MME_Benchmark_release_version/, and in <task>/questions_answers_YN/",
+            "`MME_Benchmark_release_version/`, and in `<task>/questions_answers_YN/`",
         ),
-        FileSpec("<task>/*.jpg, *.png", "the images, beside the questions or in <task>/images/"),
+        FileSpec("<task>/*.jpg, *.png", "the images, beside the questions or in `<task>/images/`"),
     ),
     splits=("test",),
     train_split=None,

@@ -229,8 +229,8 @@ BENCHMARK = Benchmark(
     files=(
         FileSpec(
             "<Subject>/<split>-*-of-*.parquet",
-            "the thirty subjects as published, images inside; or <Subject>/<split>.jsonl with the "
-            "same fields, image_1 … naming files below <Subject>/",
+            "the thirty subjects as published, images inside; or `<Subject>/<split>.jsonl` with "
+            "the same fields, image_1 … naming files below `<Subject>/`",
         ),
         FileSpec(
             "answer_dict_val.json",
@@ -263,7 +263,7 @@ BENCHMARK = Benchmark(
         "VILA puts all images before the text (done here), the first official LLaVA script shows "
         "one image only, later harnesses put each image where the text names it. The official "
         "parser draws a letter where an answer names none (seed 42, here over the questions in "
-        "order; each tool's draws differ): strict_accuracy has no luck in it. VLMEvalKit turns "
+        "order; each tool's draws differ): `strict_accuracy` has no luck in it. VLMEvalKit turns "
         "open questions into choices. VILA-1.5 ran MMMU with 5 beams; here decoding is greedy."
     ),
 )

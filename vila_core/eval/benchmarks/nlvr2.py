@@ -93,7 +93,7 @@ BENCHMARK = Benchmark(
         *(FileSpec(f"{s}.json", "sentences and labels, a JSON line each", (s,)) for s in _SPLITS),
         FileSpec(
             "<split>/<split>-<set>-<pair>-img0.png, -img1.png",
-            "left and right image; also below images/<split>/ or images/; training images in "
+            "left and right image; also below `images/<split>/` or `images/`; training images in "
             "numbered folders, as released",
         ),
     ),

@@ -111,7 +111,7 @@ BENCHMARK = Benchmark(
     disagreements=(
         "LLaVA's eval_pope.py (used here) reads any answer whose first sentence has none of 'No', "
         "'no', 'not' as yes; lmms-eval wants the whole answer to be 'yes' or 'no', pools the three "
-        "files into one F1, and its yes_ratio counts labels instead of answers. LLaVA's own "
-        "question list holds 2,910 random questions, an earlier release of the official file."
+        "files into one F1, and its yes_ratio counts labels instead of answers. LLaVA's "
+        "documentation pins an earlier commit of the official files."
     ),
 )

@@ -143,6 +143,6 @@ BENCHMARK = Benchmark(
     disagreements=(
         "LLaVA's script (used here) wants the letter and nothing else: 'A.' is wrong; lmms-eval "
         "takes the first character; the official eval.py ranks the choices by likelihood. The "
-        "paper's column is over images and videos; others report images alone (accuracy/image)."
+        "paper's column is over images and videos; others report images alone (`accuracy/image`)."
     ),
 )
