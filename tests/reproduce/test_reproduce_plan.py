@@ -35,8 +35,11 @@ def inputs(plan: Plan, name: str) -> dict[str, str]:
     return {key: source for key, (source, _) in nodes[name].inputs.items()}
 
 
-@pytest.mark.parametrize("finding", sorted(finding_files()))
-@pytest.mark.parametrize("size", sorted(size_files()))
+PAIRS = [(one, size) for one in sorted(finding_files()) for size in sorted(size_files())]
+NOT_MEASURED = ("alignment", "paper")
+
+
+@pytest.mark.parametrize(("finding", "size"), [pair for pair in PAIRS if pair != NOT_MEASURED])
 def test_every_finding_fits_every_size(finding: str, size: str):
     plan = load_plan([finding], size, 3)
     grid = build_grid(plan)
@@ -44,6 +47,24 @@ def test_every_finding_fits_every_size(finding: str, size: str):
     for effect in plan.findings[finding].effects:
         for arm in (effect.arm, effect.minus):
             assert Cell(finding, arm, 2, effect.after) in grid.measured
+
+
+def test_a_finding_that_a_size_cannot_measure_is_told():
+    with pytest.raises(UserError, match="its headline effects can't be measured at this size"):
+        load_plan([NOT_MEASURED[0]], NOT_MEASURED[1], 3)
+
+
+def test_what_a_size_cannot_measure_is_left_out():
+    plan = load_plan(["interleaving", "blending"], "paper", 3)
+    assert [column.measure for column in plan.findings["interleaving"].table] == [
+        "zero-shot",
+        "four-shot",
+        "text",
+    ]
+    assert {effect.measure for effect in plan.findings["blending"].effects} == {"text", "visual"}
+    grid = build_grid(plan)
+    assert {node.component for node in grid.nodes} >= {"benchmark", "text_benchmark"}
+    assert "data" not in inputs(plan, "okvqa-pretrain-mmc4-s0")
 
 
 def test_what_findings_share_is_one_task():

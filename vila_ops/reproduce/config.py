@@ -179,6 +179,9 @@ class Measures(Frozen):
     measures: Mapping[Name, Measure]
     curves: Mapping[Name, Curve] = Field(default_factory=dict)
     gate: Gate | None = None
+    without: tuple[str, ...] = Field(
+        (), description="measures and curves of findings that have no meaning here: left out"
+    )
 
 
 class Size(Frozen):
@@ -253,10 +256,12 @@ def load_plan(
         overrides=tuple(overrides),
         size=chosen,
         measures=measures,
-        findings=findings,
+        findings={
+            name: _meant(one, measures.without, places[name]) for name, one in findings.items()
+        },
         controls=controls,
     )
-    for name, finding in findings.items():
+    for name, finding in plan.findings.items():
         _check(plan, finding, places[name])
     return plan
 
@@ -285,6 +290,20 @@ def _find(name: str, known: Mapping[str, Path], what: str) -> Path:
     close = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}."
     raise UserError(f"there is no {what} '{name}'; {hint} (a path ending in .yaml works too)")
+
+
+def _meant(finding: Finding, without: Sequence[str], where: str) -> Finding:
+    """Leave out what the size can't measure. Raises UserError where no headline is left."""
+    kept = finding.model_copy(
+        update={
+            "table": tuple(one for one in finding.table if one.measure not in without),
+            "effects": tuple(one for one in finding.effects if one.measure not in without),
+            "plots": tuple(one for one in finding.plots if one.curve not in without),
+        }
+    )
+    if not any(effect.headline for effect in kept.effects):
+        raise UserError(f"{where}: its headline effects can't be measured at this size.")
+    return kept
 
 
 def _check(plan: Plan, finding: Finding, where: str) -> None:

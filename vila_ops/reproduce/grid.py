@@ -20,6 +20,8 @@ SEEDED: Mapping[str, tuple[str, ...]] = {
 """What a seed changes. Data, evaluation items and vision tower are the same for all seeds."""
 _WHOLE = ("mixture", "max_epochs", "templates")
 _CONTROL = "control"
+_OWN_FILES = ("benchmark", "text_benchmark")
+"""Components that read official files, not the prepared data."""
 
 
 @dataclass(frozen=True)
@@ -124,11 +126,11 @@ class _Builder:
         if spec.component == "evaluate":
             config = merge(plan.size.evaluate, config)
         source = model.replace("language-model", BASE)
-        label = f"{'' if evaluation == 'abilities' else evaluation + '-'}{source}"
+        label = "evaluate" if spec.component == "evaluate" else evaluation
         inputs = {"model": (model, "model")}
-        if spec.component != "benchmark":  # which has its own files
+        if spec.component not in _OWN_FILES:
             inputs["data"] = (self._data("default"), "data")
-        node = self._add(f"{spec.component}-{label}", spec.component, config, inputs)
+        node = self._add(f"{label}-{source}", spec.component, config, inputs)
         self.grid.measured.setdefault(cell, {})[evaluation] = node
         self.grid.trained[cell] = model
 
