@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from components.runtime.record import Attempt, RunRecord
@@ -48,6 +49,22 @@ def costs(store: Store, record: RunRecord) -> list[Cost]:
         )
         for stage, parts in found.items()
     ]
+
+
+def wall_seconds(record: RunRecord) -> float:
+    """Return the time in which tasks of the run were running: waiting for a resume counts not."""
+    spans = sorted(
+        (attempt.started["started_at"], attempt.finished["ended_at"])
+        for attempts in record.tasks.values()
+        for attempt in attempts
+        if attempt.finished is not None
+    )
+    total, until = 0.0, datetime.min.replace(tzinfo=UTC)
+    for begin, end in spans:
+        first, last = (datetime.fromisoformat(time) for time in (begin, end))
+        total += max((last - max(first, until)).total_seconds(), 0.0)
+        until = max(until, last)
+    return total
 
 
 def _load(store: Store, run_id: str) -> RunRecord:

@@ -9,7 +9,7 @@ from vila_core.store import Store
 from vila_ops.reproduce.blocks import Beside, Block, Code, Figure, Heading, Table, Text
 from vila_ops.reproduce.charts import Bar, Line, forest, lines
 from vila_ops.reproduce.config import BASE, Column, Finding, PaperRow, Plan
-from vila_ops.reproduce.cost import costs
+from vila_ops.reproduce.cost import costs, wall_seconds
 from vila_ops.reproduce.grid import SEEDED
 from vila_ops.reproduce.results import CONTROL, REFERENCE, Judged, Results, Spread, rule
 from vila_ops.reproduce.runs import Reproduction
@@ -292,20 +292,12 @@ def _cost(store: Store, done: Reproduction) -> Iterator[Block]:
         rows,
     )
     environment = done.record.run["environment"]
-    wall = _wall(done)
-    took = (
-        f"This run took {wall / 60:.1f} minutes of wall time" if wall else "This run is not timed"
-    )
+    minutes = wall_seconds(done.record) / 60
     yield Text(
-        f"{took} on a machine with {environment['cores']} cores (`{environment['platform']}`). "
-        "What came from the cache counts with what it cost when it was computed."
+        f"Its tasks kept a machine of {environment['cores']} cores busy for {minutes:.1f} minutes "
+        f"(`{environment['platform']}`), with what else ran there at that time. What came from the "
+        "cache counts with what it cost when it was computed."
     )
-
-
-def _wall(done: Reproduction) -> float | None:
-    from vila_ops.view import make_view
-
-    return make_view(done.record).duration_s
 
 
 def _made(done: Reproduction, name: str) -> Iterator[Block]:
