@@ -52,6 +52,7 @@ class Server(ThreadingHTTPServer):
         self.keys: list[str | None] = []
         self.lock = threading.Lock()
         self.now = self.most = 0
+        self.drip = 0  # bytes at a time, if not all
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that timed out is gone: no news."""
@@ -87,7 +88,10 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
-        self.wfile.write(data)
+        for start in range(0, len(data), server.drip or len(data)):
+            self.wfile.write(data[start : start + (server.drip or len(data))])
+            self.wfile.flush()
+            time.sleep(0.05 if server.drip else 0.0)
 
     def log_message(self, format: str, *args: Any) -> None:
         pass
@@ -329,6 +333,16 @@ def test_an_answer_that_never_ends_times_out(server: Server) -> None:
         ask(answerer(server, timeout_s=0.3, retries=0), PROMPTS[:1])
     release.set()
     assert time.monotonic() - begin < 3
+
+
+def test_an_answer_that_drips_times_out(server: Server) -> None:
+    server.drip = 2
+    begin = time.monotonic()
+    with pytest.raises(VilaError, match=r"the answer took longer than 0\.3 seconds"):
+        ask(answerer(server, timeout_s=0.3, retries=0), PROMPTS[:1])
+    assert time.monotonic() - begin < 1.5
+    server.drip = 50
+    assert ask(answerer(server), PROMPTS[:1]) == {0: Answer("question 0", finished=True)}
 
 
 def test_nobody_listens() -> None:
