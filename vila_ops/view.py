@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -75,11 +76,21 @@ class RunView:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The metrics of the final evaluation, `task/metric@shots`."""
+        """The metrics of the final evaluation, `task/metric@shots`.
+
+        Without one, those of all tasks; what several give, about different models, is no metric of
+        the run.
+        """
         found = [task.metrics for task in self.tasks if task.name == FINAL_EVALUATION]
         if not found:
             found = [task.metrics for task in self.tasks]
-        return {key: value for part in found for key, value in part.items() if "@" in key}
+        given = Counter(key for part in found for key in part)
+        return {
+            key: value
+            for part in found
+            for key, value in part.items()
+            if "@" in key and given[key] == 1
+        }
 
     @property
     def data_versions(self) -> dict[str, str]:

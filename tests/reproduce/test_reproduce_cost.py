@@ -1,7 +1,8 @@
-"""How long tasks kept a machine busy."""
+"""How long tasks kept a machine busy, and what of many tasks is the run's own."""
 
 from components.runtime.record import Attempt, RunRecord
 from vila_ops.reproduce.cost import wall_seconds
+from vila_ops.view import RunView, TaskView
 
 
 def attempt(task: str, begin: str, end: str | None) -> Attempt:
@@ -21,3 +22,16 @@ def test_time_in_which_several_tasks_ran_counts_once_and_waiting_not_at_all():
     record = RunRecord("r1", {}, None, None, {one.task: (one,) for one in attempts})
     assert wall_seconds(record) == 50
     assert wall_seconds(RunRecord("r1", {}, None, None, {})) == 0
+
+
+def test_what_many_models_were_measured_by_is_no_metric_of_the_run():
+    tasks = tuple(
+        TaskView(f"evaluate-{arm}", "evaluate", "succeeded", metrics=metrics)
+        for arm, metrics in {
+            "base": {"text/accuracy@4": 1.0},
+            "a": {"images/accuracy@4": 0.1},
+            "b": {"images/accuracy@4": 0.9},
+        }.items()
+    )
+    view = RunView("r1", "r", "reproduce-x", "inline", "succeeded", "", 1.0, "", "", {}, tasks)
+    assert view.metrics == {"text/accuracy@4": 1.0}
