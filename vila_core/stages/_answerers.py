@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, field_validator
 
 from vila_core.config import Frozen
-from vila_core.data.asking import Layout
 from vila_core.data.templates import NAMES, TOKENIZER
 from vila_core.errors import UserError, require
 
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from vila_core.eval.adapters.chat_client import ChatClient
     from vila_core.eval.answerer import Answerer
     from vila_core.eval.files import ImageRef
     from vila_core.eval.generate import Generator
@@ -118,12 +118,29 @@ class EndpointOpener:
 
 def open_endpoint(endpoint: Endpoint) -> Answerer:
     """Return the endpoint; its key comes from the environment. Nothing is asked yet."""
-    raise UserError(f"{endpoint.url}: endpoints can't be asked yet")
+    from vila_core.eval.adapters.endpoint import EndpointAnswerer
+
+    return EndpointAnswerer(_client(endpoint))
 
 
 def open_judge(endpoint: Endpoint) -> Judge:
-    """Return the endpoint as a judge of answers."""
-    raise UserError(f"{endpoint.url}: endpoints can't judge yet")
+    """Return the endpoint as a judge of answers. Nothing is asked yet."""
+    from vila_core.eval.adapters.endpoint import EndpointJudge
+
+    return EndpointJudge(_client(endpoint))
+
+
+def _client(endpoint: Endpoint) -> ChatClient:
+    from vila_core.eval.adapters.endpoint import chat_client
+
+    return chat_client(
+        endpoint.url,
+        endpoint.model,
+        key_env=endpoint.key_env,
+        concurrency=endpoint.concurrency,
+        timeout_s=endpoint.timeout_s,
+        retries=endpoint.retries,
+    )
 
 
 def open_folder(folder: Path, config: AnswererConfig) -> Answerer:
@@ -140,6 +157,8 @@ def open_folder(folder: Path, config: AnswererConfig) -> Answerer:
     kind = model_type(folder)
     if kind == "vila":
         return _ours(folder, config, device, dtype)
+    if _is_vision_language(kind):
+        return _of_transformers(folder, config, device, dtype)
     return _language(folder, config, device, dtype)
 
 
@@ -168,6 +187,7 @@ def model_type(folder: Path) -> str:
 def _ours(
     folder: Path, config: AnswererConfig, device: torch.device, dtype: torch.dtype
 ) -> Generator:
+    from vila_core.data.asking import Layout
     from vila_core.eval.generate import Generator
     from vila_core.model import load
 
@@ -198,6 +218,7 @@ def _language(
 ) -> Generator:
     from transformers import AutoModelForCausalLM
 
+    from vila_core.data.asking import Layout
     from vila_core.eval.generate import Generator
     from vila_core.model import load_tokenizer
 
@@ -224,6 +245,34 @@ def _language(
 
 def _placed(model: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> torch.nn.Module:
     return model.to(device, dtype).eval()
+
+
+def _is_vision_language(kind: str) -> bool:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+    return kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+
+def _of_transformers(
+    folder: Path, config: AnswererConfig, device: torch.device, dtype: torch.dtype
+) -> Answerer:
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    from vila_core.eval.adapters.transformers_vlm import TransformersAnswerer
+
+    try:
+        model = AutoModelForImageTextToText.from_pretrained(
+            str(folder), dtype=dtype, local_files_only=True, use_safetensors=True
+        )
+        processor = AutoProcessor.from_pretrained(str(folder), local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{folder}: can't be loaded as a vision-language model of transformers with "
+            f"safetensors weights and a processor: {error}"
+        ) from None
+    return TransformersAnswerer(
+        _placed(model, device, dtype), processor, batch_size=min(config.batch_size, _AT_ONCE)
+    )
 
 
 def _template(config: AnswererConfig, tokenizer: Any) -> str:

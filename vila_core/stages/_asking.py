@@ -40,18 +40,15 @@ class Session:
         self,
         bench: Benchmark,
         questions: Sequence[Question],
-        opener: Callable[[], Answerer],
+        answerer: Answerer,
         out_dir: Path,
         report: Reporter,
-        processes: int = 1,
     ) -> None:
         self._bench = bench
         self._questions = questions
-        self._opener = opener
-        self._answerer = opener()
+        self._answerer = answerer
         self._report = report
         self._out_dir = out_dir
-        self._processes = processes
         self._digests: dict[ImageRef, bytes] = {}
         if not self._answerer.sees and any(_images(question) for question in questions):
             raise UserError(
@@ -63,11 +60,16 @@ class Session:
         """What identifies the model in the result."""
         return self._answerer.describe()
 
-    def demonstrator(self, pool: Sequence[Question], config: Demonstrations) -> Demonstrator:
-        """Return what chooses demonstrations. Raises UserError for RICES without a vision tower."""
+    def demonstrator(
+        self, pool: Sequence[Question], config: Demonstrations, opener: Callable[[], Answerer]
+    ) -> Demonstrator:
+        """Return what chooses demonstrations; RICES compares images by the model of `opener`.
+
+        Raises UserError for RICES with a model that shows no vision tower.
+        """
         if config.how == "random":
             return Demonstrator(pool, size=config.pool, known=self._digests)
-        embed = getattr(self._answerer, "embed", None)
+        embed = getattr(opener(), "embed", None)
         if embed is None:
             raise UserError(
                 "demos.how: rices compares images by the model's own vision tower, and this model "

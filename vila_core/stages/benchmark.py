@@ -127,6 +127,7 @@ def run(
     from vila_core.eval import results
     from vila_core.eval.benchmark import Options, benchmark
     from vila_core.eval.files import Files
+    from vila_core.eval.sharding import answering
     from vila_core.stages._asking import Judged, Session
 
     bench = benchmark(config.benchmark)
@@ -139,10 +140,14 @@ def run(
         report.info(f"only the first {len(questions):,} of {in_split:,} questions are asked")
     opener = _opener(config, inputs)
     pool = _pool(config, bench, files, options)
-    session = Session(bench, questions, opener, out_dir, report, config.processes)
-    demonstrator = session.demonstrator(pool, config.demos) if pool else None
     rounds = _rounds(config, bench)
-    answered = session.ask(rounds, demonstrator, options.layout, by_likelihood=config.by_likelihood)
+    with answering(opener, config.processes) as answerer:
+        session = Session(bench, questions, answerer, out_dir, report)
+        model = session.model
+        demonstrator = session.demonstrator(pool, config.demos, opener) if pool else None
+        answered = session.ask(
+            rounds, demonstrator, options.layout, by_likelihood=config.by_likelihood
+        )
     judged = Judged(bench, config.judge and open_judge(config.judge), out_dir, report)
     answered = [judged.graded(questions, each) for each in answered]
     lines = results.records(bench, questions, answered)
@@ -162,7 +167,7 @@ def run(
         "ocr": options.ocr if bench.name == "textvqa" else None,
         "decoding": "likelihood" if config.by_likelihood else "greedy",
         "max_new_tokens": bench.max_new_tokens,
-        "model": session.model,
+        "model": model,
         "demonstrations": config.demos.model_dump() if max(config.shots) else None,
         "files": files.digests,
         "metrics": metrics,
@@ -227,6 +232,7 @@ def _layout(config: Config) -> Literal["chat", "plain"]:
 
 def _rounds(config: Config, bench: Benchmark) -> list[Round]:
     """Return every round; without demonstrations, seeds and orders make no difference."""
+    from vila_core.eval.fewshot import orders_of
     from vila_core.eval.records import BLIND, SEEN
     from vila_core.eval.results import TEXT_DEMOS, Round
 
@@ -237,7 +243,7 @@ def _rounds(config: Config, bench: Benchmark) -> list[Round]:
         if shots and config.demos.text_only:
             conditions.append(TEXT_DEMOS)
         seeds = config.demos.seeds if shots else (0,)
-        orders = range(config.demos.orders if shots > 1 else 1)
+        orders = range(orders_of(shots, config.demos.orders))
         rounds += [
             Round(shots, condition, seed, order)
             for condition in conditions

@@ -3,32 +3,28 @@
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from vila_core.config import Frozen
-from vila_core.errors import UserError, require
+from vila_core.errors import UserError
 from vila_core.eval.items import Shots
 from vila_core.jsonio import dumps
+from vila_core.stages._answerers import AnswererConfig, open_folder
 from vila_core.types import QUIET, Reporter, StageResult
 
 if TYPE_CHECKING:
-    import torch
-
+    from vila_core.eval.answerer import Answerer
     from vila_core.eval.files import ImageRef
-    from vila_core.eval.generate import Generator
     from vila_core.eval.items import EvalSet
     from vila_core.eval.prompts import Prompt
     from vila_core.eval.records import Record
-    from vila_core.model import VilaProcessor
 
 
-class Config(Frozen):
+class Config(AnswererConfig):
     """What to ask, and how."""
 
     tasks: tuple[str, ...] | None = Field(
@@ -38,19 +34,6 @@ class Config(Frozen):
         default=None, description="instead of each task's own numbers of demonstrations"
     )
     blind: bool = Field(default=True, description="measure the baseline without images too")
-    batch_size: int = Field(default=128, gt=0, description="prompts answered at once, at most")
-    batch_tokens: int = Field(
-        default=32_768,
-        gt=0,
-        description="tokens in a batch, at most; lower it when memory runs out",
-    )
-    precision: Literal["fp32", "bf16"] = Field(
-        default="fp32", description="of weights and activations"
-    )
-    device: Literal["auto", "cpu", "cuda"] = Field(
-        default="auto", description="auto: CUDA where present"
-    )
-    threads: int = Field(default=1, gt=0, description="CPU threads of torch")
 
 
 @dataclass(frozen=True)
@@ -71,20 +54,15 @@ def run(
     model that can't see, and so are numbers of shots that a task has no demonstrations for. Raises
     UserError for an unknown task, a damaged evaluation set, or a folder that holds no model.
     """
-    for module in ("torch", "transformers"):
-        require(module, extra="train", why="evaluate a model")
-    import torch
-
     from vila_core.eval.metrics import NORMALISATION
     from vila_core.eval.records import ordered, summarise
 
-    torch.set_num_threads(config.threads)
     sets = _open_sets(inputs["data"] / "eval", config)
-    generator, sees = _open_model(inputs["model"], config)
-    rounds, skipped = _plan(sets, config, sees)
+    answerer = open_folder(inputs["model"], config)
+    rounds, skipped = _plan(sets, config, answerer.sees)
     for name, why in skipped.items():
         report.info(f"{name} is skipped: {why}")
-    records = ordered(_ask_all(rounds, generator, report))
+    records = ordered(_ask_all(rounds, answerer, report))
     summary = summarise(records, {name: task.settings.metric for name, task in sets.items()})
     summary |= {"skipped": skipped, "normalisation": NORMALISATION, "decoding": "greedy"}
     folder = out_dir / "results"
@@ -139,78 +117,7 @@ def _plan(
     return rounds, skipped
 
 
-def _open_model(folder: Path, config: Config) -> tuple[Generator, bool]:
-    """Return what answers prompts, and whether it can see."""
-    import torch
-
-    from vila_core.eval.generate import Generator
-
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("device: cuda is set, but torch finds no CUDA device; use device: auto")
-    on_gpu = config.device != "cpu" and torch.cuda.is_available()
-    device = torch.device("cuda" if on_gpu else "cpu")
-    dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
-    if _model_type(folder) == "vila":
-        from vila_core.model import load
-
-        model, processor = load(folder)
-        seeing = Generator(
-            _placed(model, device, dtype),
-            processor.tokenizer,
-            processor.expand,
-            lambda path: _pixels(path, processor),
-            config.batch_size,
-            config.batch_tokens,
-        )
-        return seeing, True
-    from transformers import AutoModelForCausalLM
-
-    from vila_core.model import load_tokenizer
-
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            str(folder), dtype=dtype, local_files_only=True, use_safetensors=True
-        )
-        tokenizer = load_tokenizer(folder)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{folder}: can't be loaded as a causal language model with safetensors weights and a "
-            f"tokenizer: {error}"
-        ) from None
-    generator = Generator(
-        _placed(model, device, dtype),
-        tokenizer,
-        batch_size=config.batch_size,
-        batch_tokens=config.batch_tokens,
-    )
-    return generator, False
-
-
-def _placed(model: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> torch.nn.Module:
-    return model.to(device, dtype).eval()
-
-
-def _model_type(folder: Path) -> Any:
-    path = folder / "config.json"
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))["model_type"]
-    except OSError as error:
-        raise UserError(f"{path}: can't be read ({error.strerror}); is this a model?") from None
-    except (ValueError, TypeError, KeyError):
-        raise UserError(f"{path}: names no model_type; it is no transformers config") from None
-
-
-def _pixels(image: ImageRef, processor: VilaProcessor) -> torch.Tensor:
-    from vila_core.eval.files import read_image
-    from vila_core.images import BadImage
-
-    try:
-        return processor.transform_bytes(read_image(image))
-    except BadImage as error:
-        raise UserError(f"{image}: {error}; replace it or drop the items that show it") from None
-
-
-def _ask_all(rounds: Sequence[_Round], generator: Generator, report: Reporter) -> list[Record]:
+def _ask_all(rounds: Sequence[_Round], answerer: Answerer, report: Reporter) -> list[Record]:
     from vila_core.eval.prompts import make_prompt
 
     total = sum(len(each.task.items) * len(each.conditions) for each in rounds)
@@ -221,7 +128,7 @@ def _ask_all(rounds: Sequence[_Round], generator: Generator, report: Reporter) -
         prompts = [make_prompt(item, each.shots, settings.stop) for item in each.task.items]
         named = [prompt.digest(digests) for prompt in prompts]
         for condition in each.conditions:
-            for batch in _ask(each, condition, prompts, named, generator):
+            for batch in _ask(each, condition, prompts, named, answerer):
                 records += batch
                 report.progress(len(records), total, "answers")
     return records
@@ -232,13 +139,13 @@ def _ask(
     condition: str,
     prompts: Sequence[Prompt],
     digests: Sequence[str],
-    generator: Generator,
+    answerer: Answerer,
 ) -> Iterator[list[Record]]:
     from vila_core.eval.metrics import exact_match
     from vila_core.eval.records import BLIND, Record
 
     settings = asked.task.settings
-    for batch in generator.answers(
+    for batch in answerer.answers(
         prompts,
         max_new_tokens=settings.max_new_tokens,
         stop=settings.stop,

@@ -78,13 +78,19 @@ def task_table(run: RunView) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("task", no_wrap=True)
     table.add_column("state", no_wrap=True)
-    for column in ("time", "loss first", "loss last", "tokens/s"):
+    table.add_column("time", justify="right", no_wrap=True)
+    keys = ("loss_first", "loss", "tokens_per_s")
+    trained = any(key in task.metrics for task in run.tasks for key in keys)
+    for column in ("loss first", "loss last", "tokens/s") if trained else ():
         table.add_column(column, justify="right", no_wrap=True)
     for task in run.tasks:
-        numbers = [task.metrics.get(key) for key in ("loss_first", "loss", "tokens_per_s")]
-        first, last = ("" if value is None else f"{value:.3f}" for value in numbers[:2])
-        speed = "" if numbers[2] is None else f"{numbers[2]:,.0f}"
-        table.add_row(task.name, state(task.status), duration(task.duration_s), first, last, speed)
+        first, last, speed = (task.metrics.get(key) for key in keys)
+        cells = [
+            *("" if value is None else f"{value:.3f}" for value in (first, last)),
+            "" if speed is None else f"{speed:,.0f}",
+        ]
+        row = (task.name, state(task.status), duration(task.duration_s))
+        table.add_row(*row, *(cells if trained else ()))
     return table
 
 

@@ -106,10 +106,10 @@ def test_answers_that_are_there_are_not_asked_again(
 
 
 def test_shots_make_a_curve_with_controls(model: Path, tmp_path: Path) -> None:
-    make("nlvr2")(tmp_path / "files")
+    make("okvqa")(tmp_path / "files")
     demos = {"seeds": [0, 1], "text_only": True}
     found = ask(
-        "nlvr2",
+        "okvqa",
         tmp_path / "files",
         model,
         tmp_path / "out",
@@ -125,12 +125,20 @@ def test_shots_make_a_curve_with_controls(model: Path, tmp_path: Path) -> None:
         (0, "blind", 0),
         *((1, condition, seed) for condition in ("seen", "blind", "text_demos") for seed in (0, 1)),
     }
-    assert {"nlvr2/accuracy@0", "nlvr2/accuracy@1", "nlvr2/blind_accuracy@1"} <= set(
+    assert {"okvqa/accuracy@0", "okvqa/accuracy@1", "okvqa/blind_accuracy@1"} <= set(
         summary["metrics"]
     )
     curve = summary["in_context"]["curves"]["seen"]
     assert [point["shots"] for point in curve["points"]] == [0, 1]
     assert summary["in_context"]["images_bring"]
+
+
+def test_rices_shows_the_most_similar_images(model: Path, tmp_path: Path) -> None:
+    make("okvqa")(tmp_path / "files")
+    options = {"shots": [1], "demos": {"how": "rices"}}
+    found = ask("okvqa", tmp_path / "files", model, tmp_path / "out", **options)
+    assert found["summary"]["demonstrations"]["how"] == "rices"
+    assert "okvqa/accuracy@1" in found["summary"]["metrics"]
 
 
 def test_options_can_be_ranked_by_likelihood(model: Path, tmp_path: Path) -> None:
