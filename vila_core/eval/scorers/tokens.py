@@ -116,5 +116,5 @@ def _words(text: str) -> list[str]:
     Not here: the long list of abbreviations, telephone numbers, and what else no caption holds.
     """
     found = _TOKEN.findall(text.translate(_STRAIGHT))
-    words = [_ESCAPED.get(word, word.lower()) for word in found if not _SILENT.fullmatch(word)]
-    return _kept(words)
+    words = [word for word in map(str, found) if not _SILENT.fullmatch(word)]
+    return _kept([_ESCAPED.get(word, word.lower()) for word in words])
