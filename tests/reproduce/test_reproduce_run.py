@@ -65,7 +65,8 @@ def test_the_report_says_everything_and_needs_nothing_else(finished: Finished, t
         "| frozen | 12.5 | `frozen` |",
         "no number of one with a number of the other",
         "## Cost",
-        "vila reproduce small-finding --size tiny --seeds 2",
+        "small-finding.yaml --size ",
+        "tiny.yaml --seeds 2",
         run_id,
     ):
         assert part in text

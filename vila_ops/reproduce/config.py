@@ -210,7 +210,8 @@ class Size(Frozen):
 class Plan(Frozen):
     """Everything that a run of `vila reproduce` was asked for; kept with the run."""
 
-    names: tuple[str, ...]
+    names: tuple[str, ...] = Field(description="findings as they were asked for: names or paths")
+    size_asked: str
     size_name: str
     seeds: int = Field(ge=2, description="runs 0 to seeds - 1; an interval needs two")
     level: float = Field(0.95, gt=0, lt=1, description="of the interval over seeds")
@@ -249,7 +250,8 @@ def load_plan(
         place = shared / "controls.yaml"
         controls = validate(Controls, read_yaml(place), where=str(place))
     plan = Plan(
-        names=tuple(findings),
+        names=tuple(dict.fromkeys(names)),
+        size_asked=size,
         size_name=path.stem,
         seeds=seeds,
         level=level,

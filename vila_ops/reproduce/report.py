@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -303,9 +304,10 @@ def _cost(store: Store, done: Reproduction) -> Iterator[Block]:
 def _made(done: Reproduction, name: str) -> Iterator[Block]:
     plan, run = done.plan, done.record.run
     yield Heading("How it was made")
-    sets = "".join(f" --set {override}" for override in plan.overrides)
+    sets = "".join(f" --set {shlex.quote(override)}" for override in plan.overrides)
     yield Code(
-        f"vila reproduce {' '.join(plan.names)} --size {plan.size_name} --seeds {plan.seeds}{sets}"
+        f"vila reproduce {shlex.join(plan.names)} --size {shlex.quote(plan.size_asked)} "
+        f"--seeds {plan.seeds}{sets}"
     )
     packages = ", ".join(f"{k} {v}" for k, v in run["environment"]["packages"].items() if v)
     yield Text(

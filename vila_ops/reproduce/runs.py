@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -35,7 +36,7 @@ class Reproduction:
 def recipe_of(plan: Plan, grid: Grid) -> Recipe:
     """Return the grid as one pipeline. Raises UserError for a config that a stage does not take."""
     where = f"size {plan.size_name}"
-    name = "reproduce-" + "-".join(plan.names)
+    name = f"reproduce-{'-'.join(plan.findings)}"
     return assemble(name, grid.nodes, grid.configs, where=where, tracking=TRACKING)
 
 
@@ -77,7 +78,9 @@ def load(store: Store, run_id: str) -> Reproduction:
 
 
 def _short(plan: Plan) -> str:
-    return f"reproduce-{'-'.join(plan.names)}-{plan.size_name}"[:61]
+    """Return the name of a run, of what its files are called."""
+    name = f"reproduce-{'-'.join(plan.findings)}-{plan.size_name}"
+    return re.sub(r"[^A-Za-z0-9._-]", "-", name)[:61]
 
 
 def _place(run_id: str) -> str:
