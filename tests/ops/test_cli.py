@@ -197,3 +197,26 @@ def test_prompts_are_laid_out_as_in_training():
     assert "left <image> right <image>?" in lay_out("left <image> right <image>?", 2, "vicuna_v1")
     with pytest.raises(UserError, match="2 <image> places for 1 images"):
         lay_out("<image> <image>", 1, "plain")
+
+
+def test_a_live_table_of_many_tasks_shows_those_that_run():
+    from dataclasses import replace
+
+    from rich.console import Console
+
+    from vila_ops.cli.render import MOST_ROWS, live_table
+    from vila_ops.view import RunView, TaskView
+
+    tasks = [TaskView(f"t{n}", "grow", "succeeded") for n in range(MOST_ROWS)]
+    few = RunView("r1", "r", "toys", "inline", "running", "", 1.0, "", "", {}, tuple(tasks))
+    many = replace(few, tasks=(*tasks, TaskView("busy", "grow", "running")))
+    shown = []
+    for run in (few, many):
+        console = Console(width=120)
+        with console.capture() as capture:
+            console.print(live_table(run))
+        shown.append(capture.get())
+    assert "t7" in shown[0]
+    assert "t7" not in shown[1]
+    assert "busy" in shown[1]
+    assert f"{MOST_ROWS} of {MOST_ROWS + 1} tasks done" in shown[1]

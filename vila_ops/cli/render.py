@@ -13,6 +13,8 @@ from vila_ops.cli import accuracy
 from vila_ops.compare import Comparison
 from vila_ops.view import RunView, TaskView
 
+MOST_ROWS = 24
+"""Tasks that a live table shows one by one: more would not fit on a screen."""
 STYLES = {
     "succeeded": "green",
     "cached": "cyan",
@@ -49,7 +51,7 @@ def state(status: str) -> Text:
 
 
 def live_table(run: RunView) -> RenderableType:
-    """Return the table of a run that is under way."""
+    """Return the table of a run that is under way; of many tasks, those that run or failed."""
     table = Table(box=None, pad_edge=False, padding=(0, 1))
     for column in ("task", "state"):
         table.add_column(column, no_wrap=True)
@@ -57,8 +59,11 @@ def live_table(run: RunView) -> RenderableType:
     for column in ("done", "loss", "time", "left"):
         table.add_column(column, no_wrap=True, justify="right")
     for task in run.tasks:
-        table.add_row(task.name, state(task.status), *_progress(task))
-    title = Text.assemble((run.run_id, "bold"), "  ", state(run.status), f"  {run.recipe}")
+        if len(run.tasks) <= MOST_ROWS or task.status in ("running", "failed"):
+            table.add_row(task.name, state(task.status), *_progress(task))
+    done = sum(task.status in ("succeeded", "cached") for task in run.tasks)
+    count = f"  {done} of {len(run.tasks)} tasks done"
+    title = Text.assemble((run.run_id, "bold"), "  ", state(run.status), f"  {run.recipe}{count}")
     return Group(title, table)
 
 
