@@ -106,8 +106,12 @@ def plan_evaluation(
 
 
 def _known(settings: Mapping[str, Any], config: type[Frozen]) -> dict[str, Any]:
-    """Leave out what a stage has no setting for: text benchmarks know no images."""
-    return {key: value for key, value in settings.items() if key in config.model_fields}
+    """Leave out what is not set, and what a stage has no setting for, such as images of text."""
+    return {
+        key: value
+        for key, value in settings.items()
+        if key in config.model_fields and value is not None
+    }
 
 
 def _data_of(data: str, name: str, there: Sequence[str], *, alone: bool) -> str:

@@ -66,6 +66,12 @@ class Curve:
         """Return the curve as a JSON-able mapping."""
         return asdict(self)
 
+    @classmethod
+    def of_json(cls, value: Mapping[str, Any]) -> Curve:
+        """Return the curve that `as_json` gave."""
+        points = [Point(**{**point, "trials": tuple(point["trials"])}) for point in value["points"]]
+        return cls(**{**value, "points": tuple(points)})
+
 
 def curve(
     trials: Mapping[Round, Scores],

@@ -151,7 +151,9 @@ def open_folder(folder: Path, config: AnswererConfig) -> Answerer:
     for module in ("torch", "transformers"):
         require(module, extra="train", why="evaluate a model")
     import torch
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     torch.set_num_threads(config.threads)
     device, dtype = placing(config)
     kind = model_type(folder)

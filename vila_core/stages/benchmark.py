@@ -126,6 +126,8 @@ def run(
     """
     from vila_core.eval import results
     from vila_core.eval.benchmark import Options, benchmark
+    from vila_core.eval.curve import Curve
+    from vila_core.eval.curve_view import curve_svg
     from vila_core.eval.files import Files
     from vila_core.eval.sharding import answering
     from vila_core.stages._asking import Judged, Session
@@ -181,6 +183,9 @@ def run(
     folder.mkdir(parents=True, exist_ok=True)
     text = "".join(line.line() for line in lines)
     (folder / "records.jsonl").write_text(text, encoding="utf-8")
+    if curves := summary["in_context"].get("curves"):
+        found = {name: Curve.of_json(curve) for name, curve in curves.items()}
+        (folder / "curve.svg").write_text(curve_svg(found, bench.title), encoding="utf-8")
     for name, content in submission.items():
         (folder / "submission").mkdir(exist_ok=True)
         (folder / "submission" / name).write_bytes(content)

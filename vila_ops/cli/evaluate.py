@@ -37,7 +37,10 @@ def evaluate(
         str | None,
         typer.Option(metavar="A,B", help="Which ones.  [default: all that DIR has files of]"),
     ] = None,
-    shots: Annotated[str, typer.Option(metavar="0,4", help="Numbers of demonstrations.")] = "0",
+    shots: Annotated[
+        str | None,
+        typer.Option(metavar="0,4", help="Demonstrations.  [default: 0; text 5 or 3]"),
+    ] = None,
     demos: Annotated[
         str, typer.Option(metavar="HOW", help="Demonstrations at random, or by rices.")
     ] = "random",
@@ -84,7 +87,7 @@ def evaluate(
         )
     opened = open_store(store_uri(store))
     settings = {
-        "shots": _numbers(shots),
+        "shots": _numbers(shots) if shots else None,
         "demos": {"how": demos, "seeds": list(range(seeds))},
         "limit": limit,
         "judge": endpoint(judge) if judge else None,

@@ -11,6 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from vila_core.errors import StoreError
+from vila_core.eval.curve import Curve
+from vila_core.eval.curve_view import curve_text
 from vila_core.store import ArtifactRef, Store, read_file
 from vila_ops.view import RunView, TaskView
 
@@ -52,6 +54,11 @@ def tables(found: Iterable[Summary]) -> Iterator[RenderableType]:
                 f"{summary['questions']['asked']:,}",
             )
     yield Group(Text("benchmarks", style="bold"), table, *notes)
+    for summary in listed:
+        curves = summary.get("in_context", {}).get("curves", {})
+        if curves:
+            found_curves = {name: Curve.of_json(curve) for name, curve in curves.items()}
+            yield Text(curve_text(found_curves, f"{summary['benchmark']}: score by demonstrations"))
 
 
 def _headlines(summary: Summary) -> Iterator[tuple[str, float | None]]:
