@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, get_args
 
@@ -97,6 +97,19 @@ def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict
                     f"--set {override}: '{parent}' is a plain value, it has no keys below."
                 )
         node[leaf] = value
+    return result
+
+
+def merge(
+    values: Mapping[str, Any], more: Mapping[str, Any], *, whole: Collection[str] = ()
+) -> dict[str, Any]:
+    """Return `values` overridden by `more`, key by key; what `whole` names is replaced as one."""
+    result = dict(values)
+    for key, value in more.items():
+        old = result.get(key)
+        if isinstance(old, Mapping) and isinstance(value, Mapping) and key not in whole:
+            value = merge(old, value, whole=whole)
+        result[key] = value
     return result
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.assembled import Node
-from vila_core.config import Frozen, apply_overrides, validate
+from vila_core.config import Frozen, apply_overrides, merge, validate
 from vila_core.errors import UserError
 from vila_core.eval.benchmark import NAMES, TEXT_ONLY, benchmark
 from vila_core.store import ArtifactRef, Store, open_store
@@ -92,14 +92,11 @@ def plan_evaluation(
     asked = []
     for name in dict.fromkeys(names or there):
         text = name in TEXT_ONLY
-        config = {
-            **_known(settings, stage_config(STAGE[text])),
-            **model,
-            **common,
-            **own.get(name, {}),
-            "benchmark": name,
-            "data": _data_of(data, name, there, alone=len(names) == 1),
-        }
+        named = {"benchmark": name, "data": _data_of(data, name, there, alone=len(names) == 1)}
+        config: dict[str, Any] = {}
+        for part in (_known(settings, stage_config(STAGE[text])), model, common, own.get(name, {})):
+            config = merge(config, part)
+        config |= named
         checked = validate(stage_config(STAGE[text]), config, where=f"vila eval: {name}")
         asked.append(Asked(name, STAGE[text], checked))
     return asked
