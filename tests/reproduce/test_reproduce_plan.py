@@ -110,6 +110,13 @@ def test_seeds_change_trainings_and_not_data_or_tower(tiny: str):
     ]
 
 
+def test_seeds_may_begin_anywhere(tiny: str):
+    plan = load_plan(["freezing"], tiny, 2, first_seed=5)
+    grid = build_grid(plan)
+    assert grid.configs["sft-frozen-s6"]["train"]["seed"] == 6
+    assert {cell.seed for cell in grid.measured} == {5, 6}
+
+
 def test_variants_of_the_data_reach_pretrain_alone(tiny: str):
     plan = load_plan(["interleaving"], tiny, 2)
     assert inputs(plan, "pretrain-mmc4-pairs-s0") == {"data": "prepare-pairs", "base": "align-s0"}

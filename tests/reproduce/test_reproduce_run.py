@@ -58,7 +58,8 @@ def test_the_report_says_everything_and_needs_nothing_else(finished: Finished, t
     text = (tmp_path / "out/small-finding.md").read_text()
     for part in (
         "# A frozen language model",
-        "toy world, 2 seeds",
+        "(toy world, seeds 0 to 1)",
+        "Toy world, 2 seeds, mean",
         "Flagged: the base model of seed 0, 1 is below the gate",  # two steps teach nothing
         "of interest from",
         "fixed in the ablation's file before the run",

@@ -34,6 +34,7 @@ def reproduce(
         str, typer.Option(help="miniature, small or paper; or the path of a YAML file.")
     ] = "miniature",
     seeds: Annotated[int, typer.Option(help="How many seeds: 0, 1, 2, ...")] = 3,
+    first_seed: Annotated[int, typer.Option(help="Begin with another seed than 0.")] = 0,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Override a value of the size."),
@@ -74,7 +75,7 @@ def reproduce(
         run_id = find_run(opened, run)
         runs.plan_of(opened, run_id)
     else:
-        plan = _plan(findings, size, seeds, set_)
+        plan = _plan(findings, size, seeds, first_seed, set_)
         if dry_run:
             _list(plan)
             return
@@ -88,13 +89,15 @@ def reproduce(
     raise typer.Exit(_go(opened, run_id, report))
 
 
-def _plan(findings: list[str] | None, size: str, seeds: int, set_: list[str] | None) -> Plan:
+def _plan(
+    findings: list[str] | None, size: str, seeds: int, first_seed: int, set_: list[str] | None
+) -> Plan:
     from vila_core.errors import UserError
     from vila_ops.reproduce.config import finding_files, load_plan
 
     if not findings:
         raise UserError(f"which finding? known: {', '.join(finding_files())}.")
-    return load_plan(findings, size, seeds, set_ or [])
+    return load_plan(findings, size, seeds, set_ or [], first_seed=first_seed)
 
 
 def _list(plan: Plan) -> None:

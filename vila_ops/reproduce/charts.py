@@ -72,8 +72,8 @@ def lines(title: str, axis: str, drawn: Sequence[Line], *, percent: bool = True)
             f"{_DASHES[number % len(_DASHES)]}/>"
         )
         for point, values in line.points.items():
-            for seed, value in enumerate(values):
-                told = f"{line.label}, {axis} {point}, seed {seed}: {_told(value, percent)}"
+            for value in values:
+                told = f"{line.label}, {axis} {point}: {_told(value, percent)}"
                 parts.append(_dot(x(point), y(value), color, told))
         last = list(means)[-1]
         ends.append((y(means[last]), line.label, color))
@@ -110,8 +110,8 @@ def forest(title: str, bars: Sequence[Bar]) -> str:
                 _rule(x(edge), y - 9, x(edge), y + 9, "#b8890b", ' stroke-dasharray="2 2"')
             )
         parts.append(_rule(x(bar.low), y, x(bar.high), y, color, ' stroke-width="3"'))
-        for seed, value in enumerate(bar.values):
-            told = f"{bar.label}, seed {seed}: {100 * value:+.1f} points"
+        for value in bar.values:
+            told = f"{bar.label}: {100 * value:+.1f} points"
             parts.append(_dot(x(value), y, _INK, told, 2.5))
         parts.append(
             f'<circle cx="{x(bar.mean):.1f}" cy="{y:.1f}" r="6" fill="{color}" fill-opacity="0.55">'

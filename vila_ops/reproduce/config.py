@@ -188,6 +188,9 @@ class Size(Frozen):
     """A recipe's sections at one size, and what a finding's arms change at that size."""
 
     about: str = ""
+    tuned_on: tuple[int, ...] = Field(
+        (), description="seeds whose results were looked at when the values were chosen"
+    )
     measures: str = Field("miniature", description="file of configs/ablations/shared")
     world: str = Field("toy world", description="how the report calls what was trained in")
     prepare: dict[str, Any] = Field(default_factory=dict)
@@ -213,7 +216,8 @@ class Plan(Frozen):
     names: tuple[str, ...] = Field(description="findings as they were asked for: names or paths")
     size_asked: str
     size_name: str
-    seeds: int = Field(ge=2, description="runs 0 to seeds - 1; an interval needs two")
+    seeds: int = Field(ge=2, description="how many; an interval needs two")
+    first_seed: int = Field(0, ge=0)
     level: float = Field(0.95, gt=0, lt=1, description="of the interval over seeds")
     overrides: tuple[str, ...] = ()
     size: Size
@@ -221,9 +225,20 @@ class Plan(Frozen):
     findings: Mapping[str, Finding]
     controls: Controls | None
 
+    @property
+    def seed_numbers(self) -> range:
+        """The seeds that are trained."""
+        return range(self.first_seed, self.first_seed + self.seeds)
+
 
 def load_plan(
-    names: Sequence[str], size: str, seeds: int, overrides: Sequence[str] = (), level: float = 0.95
+    names: Sequence[str],
+    size: str,
+    seeds: int,
+    overrides: Sequence[str] = (),
+    *,
+    first_seed: int = 0,
+    level: float = 0.95,
 ) -> Plan:
     """Load findings by name or path, and a size by name or path with `a.b=c` overrides.
 
@@ -231,6 +246,8 @@ def load_plan(
     """
     if seeds < 2:
         raise UserError(f"--seeds {seeds}: an interval over seeds needs two or more, better three.")
+    if first_seed < 0:
+        raise UserError(f"--first-seed {first_seed}: seeds are 0 and above.")
     findings: dict[str, Finding] = {}
     places: dict[str, str] = {}
     for name in dict.fromkeys(names):
@@ -254,6 +271,7 @@ def load_plan(
         size_asked=size,
         size_name=path.stem,
         seeds=seeds,
+        first_seed=first_seed,
         level=level,
         overrides=tuple(overrides),
         size=chosen,

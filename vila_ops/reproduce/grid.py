@@ -47,7 +47,7 @@ class Grid:
 def build_grid(plan: Plan) -> Grid:
     """Return the grid of everything that the findings' tables, effects and plots ask for."""
     builder = _Builder(plan)
-    for seed in range(plan.seeds):  # seed by seed: the first ones are complete early
+    for seed in plan.seed_numbers:  # seed by seed: the first ones are complete early
         for owner, name, arm, after, evaluation in wanted(plan):
             builder.measure(Cell(owner, name, seed, after), arm, evaluation)
     return builder.grid

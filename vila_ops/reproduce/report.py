@@ -53,7 +53,7 @@ def numbers(done: Reproduction, name: str) -> dict[str, Any]:
         "finding": name,
         "run": done.run_id,
         "size": done.plan.size_name,
-        "seeds": done.plan.seeds,
+        "seeds": list(done.plan.seed_numbers),
         "level": done.plan.level,
         "plan_digest": done.plan.digest(),
         "verdict": results.verdict(name),
@@ -94,8 +94,9 @@ def _summary(done: Reproduction, name: str, finding: Finding) -> Iterator[Block]
     plan, verdict = done.plan, done.results.verdict(name)
     yield Heading(finding.title, 1)
     yield Text(
-        f"**{verdict.capitalize()}** at size *{plan.size_name}* ({plan.size.world}, {plan.seeds} "
-        f"seeds). This is a report of `vila reproduce`; everything in it is written by the run."
+        f"**{verdict.capitalize()}** at size *{plan.size_name}* ({plan.size.world}, seeds "
+        f"{plan.first_seed} to {plan.seed_numbers[-1]}). This is a report of `vila reproduce`; "
+        "everything in it is written by the run."
     )
     yield Text(f"The paper: {finding.claim.strip()} ({finding.paper.source})")
     if finding.toy and plan.measures.gate:
@@ -267,6 +268,13 @@ def _arms(done: Reproduction, name: str, finding: Finding) -> Iterator[Block]:
         "data, the evaluation items and the vision tower, so what these add to the uncertainty is "
         "not in the intervals."
     )
+    tuned = done.plan.size.tuned_on
+    if set(tuned) & set(done.plan.seed_numbers):
+        yield Text(
+            "The values of this size were chosen by looking at results of the seeds "
+            f"{', '.join(map(str, tuned))}. Some of these are in this report, and its effects may "
+            f"be flattered by that. Seeds that nobody looked at: `--first-seed {max(tuned) + 1}`."
+        )
 
 
 def _cost(store: Store, done: Reproduction) -> Iterator[Block]:
@@ -304,10 +312,11 @@ def _cost(store: Store, done: Reproduction) -> Iterator[Block]:
 def _made(done: Reproduction, name: str) -> Iterator[Block]:
     plan, run = done.plan, done.record.run
     yield Heading("How it was made")
+    first = f" --first-seed {plan.first_seed}" if plan.first_seed else ""
     sets = "".join(f" --set {shlex.quote(override)}" for override in plan.overrides)
     yield Code(
         f"vila reproduce {shlex.join(plan.names)} --size {shlex.quote(plan.size_asked)} "
-        f"--seeds {plan.seeds}{sets}"
+        f"--seeds {plan.seeds}{first}{sets}"
     )
     packages = ", ".join(f"{k} {v}" for k, v in run["environment"]["packages"].items() if v)
     yield Text(

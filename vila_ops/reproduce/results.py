@@ -66,11 +66,13 @@ class Gate:
     title: str
     at_least: float
     values: tuple[float, ...]
+    seeds: tuple[int, ...]
 
     @property
     def missed(self) -> tuple[int, ...]:
         """The seeds whose base model is below the gate."""
-        return tuple(seed for seed, value in enumerate(self.values) if value < self.at_least)
+        pairs = zip(self.seeds, self.values, strict=True)
+        return tuple(seed for seed, value in pairs if value < self.at_least)
 
 
 class Results:
@@ -83,7 +85,7 @@ class Results:
 
     def measured(self, owner: str, arm: str, after: str) -> bool:
         """Tell whether the grid measures an arm at the end of a stage."""
-        return Cell(owner, arm, 0, after) in self._grid.measured
+        return Cell(owner, arm, self.plan.first_seed, after) in self._grid.measured
 
     def spread(self, owner: str, arm: str, measure: str, after: str) -> Spread:
         """Return a measure of an arm over the seeds."""
@@ -92,7 +94,7 @@ class Results:
     def values(self, owner: str, arm: str, measure: str, after: str) -> list[float]:
         """Return a measure of an arm for each seed."""
         spec = self.plan.measures.measures[measure]
-        return [self._value(Cell(owner, arm, seed, after), spec) for seed in range(self.plan.seeds)]
+        return [self._value(Cell(owner, arm, seed, after), spec) for seed in self.plan.seed_numbers]
 
     def curve(self, owner: str, arm: str, curve: str, after: str) -> dict[str, list[float]]:
         """Return the values per seed at each point of a curve's axis."""
@@ -100,7 +102,7 @@ class Results:
         return {
             point: [
                 self._metric(Cell(owner, arm, seed, after), spec.evaluations, key)
-                for seed in range(self.plan.seeds)
+                for seed in self.plan.seed_numbers
             ]
             for point, key in spec.points.items()
         }
@@ -133,7 +135,7 @@ class Results:
         owner = next(iter(self.plan.findings))
         values = self.values(owner, BASE, gate.measure, BASE)
         title = self.plan.measures.measures[gate.measure].title
-        return Gate(title, gate.at_least, tuple(values))
+        return Gate(title, gate.at_least, tuple(values), tuple(self.plan.seed_numbers))
 
     def controls(self) -> list[Checked]:
         """Return the controls beside every headline."""
