@@ -15,12 +15,13 @@ from tests.data.make import (
     byte_level_chat,
     metaspace_chat,
 )
+from vila_core.data.asking import Layout
 from vila_core.data.chat import ChatTemplate, TemplateRefuses
 from vila_core.data.encode import IGNORE, Encoded, Encoder
 from vila_core.data.sample import Image, Kind, Part, Sample, Text, make_sample, split_tags
 from vila_core.data.templates import TEMPLATES, TOKENIZER
 from vila_core.errors import UserError
-from vila_ops.ask import end_ids, end_of_answer, lay_out
+from vila_ops.ask import end_ids, lay_out
 
 IMAGE_ID, PER_IMAGE = 99_999, 3
 TOKENIZERS: dict[str, Callable[[str | None], PreTrainedTokenizerFast]] = {
@@ -338,12 +339,12 @@ def test_generation_stops_where_answers_end() -> None:
         eos_token_id = 1
 
     tokenizer = byte_level_chat()
-    end = end_of_answer("llama_3", tokenizer)
+    end = Layout("llama_3", tokenizer).end
     assert end == "<|eot_id|>"
     eot = tokenizer.convert_tokens_to_ids(end)
     assert end_ids(end, tokenizer, Generation()) == {"eos_token_id": [1, eot]}
-    assert end_of_answer(TOKENIZER, tokenizer) == "<|im_end|>"
-    assert end_of_answer("vicuna_v1", tokenizer) == ""
+    assert Layout(TOKENIZER, tokenizer).end == "<|im_end|>"
+    assert Layout("vicuna_v1", tokenizer).end == ""
     assert end_ids("<|im_end|>", metaspace_chat(), Generation()) == {}
     assert ChatTemplate(tokenizer).end == "<|im_end|>"
 

@@ -79,7 +79,7 @@ def test_it_stands_between_tasks_and_what_to_do_next(
     run = run_with(store, tmp_path, {"llava": {"supervision": report(1).to_json()}})
     print_run(run, supervised.tables(supervised.reports(store, run)))
     out = capsys.readouterr().out
-    assert out.index("tokens/s") < out.index("prepare-all: text tokens")
+    assert out.index("time") < out.index("prepare-all: text tokens")
 
 
 def test_data_that_are_gone_or_damaged_leave_the_table_out(tmp_path: Path) -> None:
