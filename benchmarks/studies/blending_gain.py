@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vila_core.config import read_yaml, validate
+from vila_core.config import merge, read_yaml, validate
 from vila_core.eval.stats import seed_interval
 from vila_core.jsonio import digest, dumps
 
@@ -93,42 +93,31 @@ class Stages:
         return folder / kept["output"], kept["metrics"]
 
 
-def merged(values: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `values` overridden by `more`, mappings by entry."""
-    result = dict(values)
-    for key, value in more.items():
-        old = result.get(key)
-        if isinstance(old, Mapping) and isinstance(value, Mapping):
-            value = merged(old, value)
-        result[key] = value
-    return result
-
-
 def measure(stages: Stages, condition: Condition, seed: int, items: int) -> Run:
     """Train and measure both arms of a seed."""
     size = read_yaml(SIZE)
     seeded = {"train": {"seed": seed}}
     before, _ = stages.run("prepare", size["prepare"])
-    data, _ = stages.run("prepare", merged(size["prepare"], {"miniature": condition.prepare}))
+    data, _ = stages.run("prepare", merge(size["prepare"], {"miniature": condition.prepare}))
     world = {"miniature": {"eval_visual_items": items}}
-    asked, _ = stages.run("prepare", merged(size["prepare"], world))
+    asked, _ = stages.run("prepare", merge(size["prepare"], world))
     tower, _ = stages.run("vision_tower", size["vision_tower"])
-    base = merged(size["language_model"], {**seeded, "miniature": {"seed": seed}})
+    base = merge(size["language_model"], {**seeded, "miniature": {"seed": seed}})
     if condition.language_model:
         from vila_core.miniature.config import LanguageConfig
 
-        shape = merged(LanguageConfig.model_validate({}).model, condition.language_model)
-        base = merged(base, {"miniature": {"model": shape}})
+        shape = merge(LanguageConfig.model_validate({}).model, condition.language_model)
+        base = merge(base, {"miniature": {"model": shape}})
     language, _ = stages.run("language_model", base)
     aligned, _ = stages.run(
         "align",
-        merged(size["align"], seeded),
+        merge(size["align"], seeded),
         vision_tower=tower,
         language_model=language,
         data=before,
     )
-    start, _ = stages.run("pretrain", merged(size["pretrain"], seeded), base=aligned, data=before)
-    sft = merged(size["sft"], seeded)
+    start, _ = stages.run("pretrain", merge(size["pretrain"], seeded), base=aligned, data=before)
+    sft = merge(size["sft"], seeded)
     alone = {**sft, **size["arms"]["blending"]["visual"]["sft"], "mixture": {"llava": 1.0}}
     results = {}
     for name, config in {"visual": alone, "blend": sft}.items():

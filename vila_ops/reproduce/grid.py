@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipelines.assembled import Node
+from vila_core.config import merge as merge_values
 from vila_core.jsonio import digest
 from vila_ops.recipes import stage_config
 from vila_ops.reproduce.config import BASE, STAGES, Arm, Plan
@@ -73,13 +74,7 @@ def arm_of(plan: Plan, owner: str, name: str) -> Arm:
 
 def merge(values: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
     """Return `values` overridden by `more`, key by key; mixtures and the like as a whole."""
-    result = dict(values)
-    for key, value in more.items():
-        old = result.get(key)
-        if isinstance(old, Mapping) and isinstance(value, Mapping) and key not in _WHOLE:
-            value = merge(old, value)
-        result[key] = value
-    return result
+    return merge_values(values, more, whole=_WHOLE)
 
 
 def _asked(plan: Plan) -> Iterator[tuple[str, str, Arm, str, tuple[str, ...]]]:
