@@ -302,3 +302,18 @@ def test_a_model_is_opened_from_its_folder(tmp_path: Path) -> None:
     bare = TransformersAnswerer(model, processor)
     with pytest.raises(UserError, match="q:4: is a conversation, but the model's processor has no"):
         bare.written(chat_prompt(Case(("red",), ""), [], "q:4"))
+
+
+@pytest.mark.parametrize("content", ["m.content", "m.content | trim", "m.content + ' '"])
+def test_a_template_that_knows_texts_only_gets_texts(content: str, images: list[Path]) -> None:
+    """Those of language models, which a processor takes over with the tokenizer."""
+    model, processor = llava()
+    processor.chat_template = (
+        f"{{% for m in messages %}}{{{{ m.role }}}} : {{{{ {content} }}}} {{% endfor %}}bot :"
+    )
+    asked = TransformersAnswerer(model.eval(), processor)
+    demo = Case((images[0], "\nred ?"), "blue")
+    text = asked.written(chat_prompt(Case(("which ", images[1], " is red ?"), ""), [demo])).text
+    assert " ".join(text.split()) == (
+        "user : <image> red ? assistant : blue user : which <image> is red ? bot :"
+    )

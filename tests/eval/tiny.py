@@ -13,7 +13,7 @@ from tests.model.folders import write_tower
 from vila_core.model import ModelConfig, build, save
 
 
-def write_tiny_vila(folder: Path, *, positions: int = 16_384) -> Path:
+def write_tiny_vila(folder: Path, *, positions: int = 16_384, projector: str = "linear") -> Path:
     """Write a VILA folder with random weights and its own chat template; return the folder."""
     parts = folder.parent / f"{folder.name}-parts"
     write_tower(parts / "tower", "siglip_vision_model", vision_use_head=False)
@@ -34,7 +34,7 @@ def write_tiny_vila(folder: Path, *, positions: int = 16_384) -> Path:
     spread(model)
     model.save_pretrained(parts / "language")
     tokenizer.save_pretrained(parts / "language")
-    made, processor = build(parts / "tower", parts / "language", ModelConfig())
+    made, processor = build(parts / "tower", parts / "language", ModelConfig(projector=projector))
     folder.mkdir(parents=True)
     save(made, processor, folder)
     return folder

@@ -211,8 +211,17 @@ def _ours(
         config.batch_size,
         config.batch_tokens,
         Layout(name, processor.tokenizer),
-        {"kind": "vila", "template": name},
+        {"kind": "vila", "template": name, **_imported_from(folder)},
     )
+
+
+def _imported_from(folder: Path) -> dict[str, str]:
+    """Return the layout that the model had before it was imported, if it was."""
+    from vila_core.jsonio import read_object
+    from vila_core.model.layouts.contents import ORIGIN
+
+    path = folder / ORIGIN
+    return {"imported_from": str(read_object(path)["layout"])} if path.is_file() else {}
 
 
 def _language(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,9 +20,9 @@ from vila_core.stages._answerers import (
     Endpoint,
     EndpointOpener,
     ModelOpener,
-    fetch_model,
     open_judge,
 )
+from vila_core.stages._folders import model_folder
 from vila_core.types import QUIET, Reporter, StageResult
 
 if TYPE_CHECKING:
@@ -140,10 +141,12 @@ def run(
     questions = questions[: config.limit]
     if len(questions) < in_split:
         report.info(f"only the first {len(questions):,} of {in_split:,} questions are asked")
-    opener = _opener(config, inputs)
     pool = _pool(config, bench, files, options)
     rounds = _rounds(config, bench)
-    with answering(opener, config.processes) as answerer:
+    with (
+        _opener(config, inputs, out_dir, report) as opener,
+        answering(opener, config.processes) as answerer,
+    ):
         session = Session(bench, questions, answerer, out_dir, report)
         model = session.model
         demonstrator = session.demonstrator(pool, config.demos, opener) if pool else None
@@ -270,14 +273,15 @@ def _pool(config: Config, bench: Benchmark, files: Files, options: Options) -> l
     return bench.read(files, replace(options, split=bench.train_split))
 
 
-def _opener(config: Config, inputs: Mapping[str, Path]) -> ModelOpener | EndpointOpener:
+@contextmanager
+def _opener(
+    config: Config, inputs: Mapping[str, Path], out_dir: Path, report: Reporter
+) -> Iterator[ModelOpener | EndpointOpener]:
     if config.endpoint is not None:
-        return EndpointOpener(config.endpoint)
-    if config.model is None:
-        if "model" not in inputs:
-            raise UserError("model: neither a model nor an endpoint is set; set one of them")
-        return ModelOpener(inputs["model"], _answering(config))
-    return ModelOpener(fetch_model(config.model), _answering(config))
+        yield EndpointOpener(config.endpoint)
+        return
+    with model_folder(config.model, inputs, out_dir, report) as folder:
+        yield ModelOpener(folder, _answering(config))
 
 
 def _answering(config: Config) -> AnswererConfig:

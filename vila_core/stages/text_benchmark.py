@@ -15,10 +15,10 @@ from vila_core.jsonio import dumps
 from vila_core.stages._answerers import (
     AnswererConfig,
     Endpoint,
-    fetch_model,
     open_endpoint,
     open_folder,
 )
+from vila_core.stages._folders import model_folder
 from vila_core.types import QUIET, Reporter, StageResult
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def run(
     asked = sum(min(count, config.limit or count) for count in counts)
     if asked < sum(counts):
         report.info(f"only {asked:,} of {sum(counts):,} questions are asked")
-    answerer = _open(config, inputs)
+    answerer = _open(config, inputs, out_dir, report)
     result = _Result(chosen)
 
     def told(done: int) -> None:
@@ -149,19 +149,16 @@ def run(
     return StageResult({"results": folder}, result.metrics)
 
 
-def _open(config: Config, inputs: Mapping[str, Path]) -> Answerer:
-    if config.endpoint is not None:
-        if TEXT_SETS[config.benchmark].ranked:
-            raise UserError(
-                f"endpoint: {config.benchmark} ranks options by likelihood, which an endpoint "
-                "doesn't give; evaluate the model's folder"
-            )
-        return open_endpoint(config.endpoint)
-    if config.model is not None:
-        return open_folder(fetch_model(config.model), config)
-    if "model" not in inputs:
-        raise UserError("model: neither a model nor an endpoint is set; set one of them")
-    return open_folder(inputs["model"], config)
+def _open(config: Config, inputs: Mapping[str, Path], out_dir: Path, report: Reporter) -> Answerer:
+    if config.endpoint is None:
+        with model_folder(config.model, inputs, out_dir, report) as folder:
+            return open_folder(folder, config)
+    if TEXT_SETS[config.benchmark].ranked:
+        raise UserError(
+            f"endpoint: {config.benchmark} ranks options by likelihood, which an endpoint "
+            "doesn't give; evaluate the model's folder"
+        )
+    return open_endpoint(config.endpoint)
 
 
 def _ask(

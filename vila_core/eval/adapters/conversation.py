@@ -17,7 +17,8 @@ class Writer:
 
     Where its chat template leaves images between the texts that they stand between, turns are given
     to it in parts. One that moves them (LLaVA-1.5's puts all in front) gets each turn as one text
-    with the marks in place: in interleaved prompts the place of an image has a meaning.
+    with the marks in place: in interleaved prompts the place of an image has a meaning. So does a
+    language model's own template, which knows texts only.
     """
 
     def __init__(self, processor: Any) -> None:
@@ -25,6 +26,7 @@ class Writer:
         self._chats = bool(getattr(processor, "chat_template", None))
         between = self._between() if self._chats else None
         self._in_parts = between is not None
+        self._in_strings = self._chats and between is None and self._knows_strings_only()
         names = ("image_token", "boi_token")
         known = [
             value for name in names if isinstance(value := getattr(processor, name, None), str)
@@ -64,12 +66,14 @@ class Writer:
         if self._in_parts:
             content = parts(turn.user)
         else:
-            content = [{"type": "text", "text": turn.user.replace(IMAGE, self.mark)}]
+            content = self._text(turn.user.replace(IMAGE, self.mark))
         messages = [{"role": "user", "content": content}]
         if turn.answer is not None:
-            answer = [{"type": "text", "text": turn.answer}]
-            messages.append({"role": "assistant", "content": answer})
+            messages.append({"role": "assistant", "content": self._text(turn.answer)})
         return messages
+
+    def _text(self, text: str) -> Any:
+        return text if self._in_strings else [{"type": "text", "text": text}]
 
     def _between(self) -> str | None:
         """Return what the template writes for an image between two texts, None if not there."""
@@ -81,7 +85,16 @@ class Writer:
             return None
         _, _, rest = text.partition(_BEFORE)
         between, found, _ = rest.partition(_AFTER)
-        return between if found and between.strip() else None
+        printed = "'type'" in between  # the list itself, as Python writes it
+        return between if found and between.strip() and not printed else None
+
+    def _knows_strings_only(self) -> bool:
+        """Tell whether the template fails at a text in parts, or prints the list of them."""
+        content = [{"type": "text", "text": _BEFORE}]
+        try:
+            return "'type'" in self._render([{"role": "user", "content": content}], "")
+        except UserError:
+            return True
 
     def _render(self, messages: Sequence[dict[str, Any]], name: str) -> str:
         from jinja2.exceptions import TemplateError
