@@ -18,10 +18,14 @@ _VERDICTS = {"reproduced": _GOOD, "opposite": _BAD, "not resolved": _SOFT}
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a plot: values per seed at each point of the axis."""
+    """One line of a plot: values per seed at each point of the axis.
+
+    `number` chooses colour and dashes, so that an arm looks alike in every plot.
+    """
 
     label: str
     points: Mapping[str, Sequence[float]]
+    number: int
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class Bar:
 
 
 def lines(title: str, axis: str, drawn: Sequence[Line], *, percent: bool = True) -> str:
-    """Return a plot of means with a dot per seed."""
+    """Return a plot of means, with a dot per seed and a band from the lowest to the highest."""
     height, left, top, bottom = 300, 52, 34, 46
     right = _room(line.label for line in drawn)
     width = 430 + right
@@ -63,14 +67,18 @@ def lines(title: str, axis: str, drawn: Sequence[Line], *, percent: bool = True)
         parts.append(_text(x(point), height - bottom + 18, point, anchor="middle"))
     parts.append(_text((left + width - right) / 2, height - 8, axis, anchor="middle"))
     ends: list[tuple[float, str, str]] = []
-    for number, line in enumerate(drawn):
-        color = COLORS[number % len(COLORS)]
+    for line in drawn:
+        color = COLORS[line.number % len(COLORS)]
         means = {point: sum(v) / len(v) for point, v in line.points.items()}
         path = " ".join(f"{x(point):.1f},{y(mean):.1f}" for point, mean in means.items())
         parts.append(
             f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="2"'
-            f"{_DASHES[number % len(_DASHES)]}/>"
+            f"{_DASHES[line.number % len(_DASHES)]}/>"
         )
+        band = [(x(point), y(max(v))) for point, v in line.points.items()]
+        band += [(x(point), y(min(v))) for point, v in reversed([*line.points.items()])]
+        around = " ".join(f"{across:.1f},{down:.1f}" for across, down in band)
+        parts.append(f'<polygon points="{around}" fill="{color}" fill-opacity="0.1"/>')
         for point, values in line.points.items():
             for value in values:
                 told = f"{line.label}, {axis} {point}: {_told(value, percent)}"

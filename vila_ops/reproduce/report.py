@@ -197,7 +197,7 @@ def _plots(results: Results, name: str, finding: Finding) -> Iterator[Block]:
     for plot in finding.plots:
         curve = results.plan.measures.curves[plot.curve]
         drawn = [
-            Line(arm, results.curve(name, arm, plot.curve, plot.after))
+            Line(arm, results.curve(name, arm, plot.curve, plot.after), [*finding.arms].index(arm))
             for arm in plot.arms or finding.arms
             if results.measured(name, arm, plot.after)
         ]
