@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from vila_core.errors import UserError
 from vila_core.eval.answerer import Answer, Answerer
+from vila_core.eval.kept_lines import KeptLines
 from vila_core.eval.prompts import Prompt
 from vila_core.jsonio import digest, dumps
 
@@ -30,23 +29,9 @@ class Journal:
     """
 
     def __init__(self, path: Path, model: Mapping[str, Any]) -> None:
-        self.path = path
         self._model = dict(model)
         self._known: dict[str, Any] = {}
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("a+b")
-            self._file.seek(0)
-            whole = 0
-            for line in self._file:
-                if not line.endswith(b"\n"):
-                    break
-                whole += len(line)
-                self._learn(line)
-            self._file.truncate(whole)
-            self._file.seek(0, os.SEEK_END)
-        except OSError as error:
-            raise UserError(f"{path}: can't be used to keep answers: {error.strerror}") from None
+        self._file = KeptLines(path, self._learn, "answers")
 
     def __enter__(self) -> Journal:
         return self
@@ -132,13 +117,7 @@ class Journal:
 
     def _keep(self, found: Iterable[tuple[str, Any]]) -> None:
         pairs = list(found)
-        try:
-            self._file.write("".join(f"{dumps(pair)}\n" for pair in pairs).encode())
-            self._file.flush()
-        except OSError as error:
-            raise UserError(
-                f"{self.path}: answers can't be kept: {error.strerror}; the earlier ones are there"
-            ) from None
+        self._file.add("".join(f"{dumps(pair)}\n" for pair in pairs))
         self._known.update(pairs)
 
     def _learn(self, line: bytes) -> None:

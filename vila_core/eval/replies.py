@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 
-from vila_core.errors import UserError
+from vila_core.eval.kept_lines import KeptLines
 from vila_core.jsonio import dumps
 
 
@@ -21,22 +20,8 @@ class Replies(MutableMapping[str, str]):
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
         self._known: dict[str, str] = {}
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("a+b")
-            self._file.seek(0)
-            whole = 0
-            for line in self._file:
-                if not line.endswith(b"\n"):
-                    break
-                whole += len(line)
-                self._learn(line)
-            self._file.truncate(whole)
-            self._file.seek(0, os.SEEK_END)
-        except OSError as error:
-            raise UserError(f"{path}: can't be used to keep replies: {error.strerror}") from None
+        self._file = KeptLines(path, self._learn, "replies")
 
     def _learn(self, line: bytes) -> None:
         try:
@@ -55,11 +40,7 @@ class Replies(MutableMapping[str, str]):
 
     def __setitem__(self, key: str, reply: str) -> None:
         self._known[key] = reply
-        try:
-            self._file.write(dumps({"key": key, "reply": reply}).encode() + b"\n")
-            self._file.flush()
-        except OSError as error:
-            raise UserError(f"{self._path}: can't be written: {error.strerror}") from None
+        self._file.add(dumps({"key": key, "reply": reply}) + "\n")
 
     def __getitem__(self, key: str) -> str:
         return self._known[key]

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from vila_core.config import Frozen
+from vila_core.data.by_content import content_of
 from vila_core.data.templates import NAMES, TOKENIZER
 from vila_core.errors import UserError, require
 
@@ -91,6 +92,41 @@ class AnswererConfig(Frozen):
         if template is not None and template not in NAMES:
             raise ValueError(f"known templates are {', '.join(NAMES)}")
         return template
+
+
+class MeasuredConfig(AnswererConfig):
+    """Which benchmark, with which files, of which model: what all stages of benchmarks share."""
+
+    benchmark: str = Field(description="name, for example pope")
+    data: str = Field(description="folder or s3://bucket/prefix with the official files")
+    model: str | None = Field(
+        default=None,
+        description="a model's folder, or artifact+URI; default: the task's input `model`",
+    )
+    endpoint: Endpoint | None = Field(default=None, description="asked instead of a model")
+
+    @model_validator(mode="after")
+    def _one_model(self) -> MeasuredConfig:
+        if self.model is not None and self.endpoint is not None:
+            raise ValueError("model and endpoint are both set; keep one of them")
+        return self
+
+    def cache_key(self) -> dict[str, Any]:
+        """Return the resolved config; of a model by its content, only what names the content."""
+        content = content_of(self.model) if self.model else None
+        return super().cache_key() | ({"model": content} if content else {})
+
+    def outside(self) -> list[Path | str]:
+        """Return where the official files are, and a model's own folder."""
+        places = [place_of(self.data)]
+        if self.model is not None and content_of(self.model) is None:
+            places.append(place_of(self.model))
+        return places
+
+
+def place_of(text: str) -> Path | str:
+    """Return a URI as it is, anything else as a path."""
+    return text if "://" in text else Path(text).expanduser()
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from vila_core.config import Frozen
 from vila_core.errors import UserError
@@ -19,8 +19,10 @@ from vila_core.stages._answerers import (
     AnswererConfig,
     Endpoint,
     EndpointOpener,
+    MeasuredConfig,
     ModelOpener,
     open_judge,
+    place_of,
 )
 from vila_core.stages._folders import model_folder
 from vila_core.types import QUIET, Reporter, StageResult
@@ -46,19 +48,12 @@ class Demonstrations(Frozen):
     )
 
 
-class Config(AnswererConfig):
+class Config(MeasuredConfig):
     """Which benchmark, with which files, asked how."""
 
     not_in_key = ("processes",)
 
-    benchmark: str = Field(description="name, for example pope")
-    data: str = Field(description="folder or s3://bucket/prefix with the official files")
     split: str | None = Field(default=None, description="default: the one that papers report")
-    model: str | None = Field(
-        default=None,
-        description="a model's folder, or artifact+URI; default: the task's input `model`",
-    )
-    endpoint: Endpoint | None = Field(default=None, description="asked instead of a model")
     layout: Literal["auto", "chat", "plain"] = Field(
         default="auto",
         description="chat: by the model's template; plain: as a document goes on; auto: plain as "
@@ -89,32 +84,6 @@ class Config(AnswererConfig):
             raise ValueError(f"{name} is text only: it belongs to the stage text_benchmark")
         return name
 
-    @model_validator(mode="after")
-    def _one_model(self) -> Config:
-        if self.model is not None and self.endpoint is not None:
-            raise ValueError("model and endpoint are both set; keep one of them")
-        return self
-
-    def cache_key(self) -> dict[str, Any]:
-        """Return the resolved config; of a model by its content, only what names the content."""
-        from vila_core.data.by_content import content_of
-
-        content = content_of(self.model) if self.model else None
-        return super().cache_key() | ({"model": content} if content else {})
-
-    def outside(self) -> list[Path | str]:
-        """Return where the official files are, and a model's own folder."""
-        from vila_core.data.by_content import content_of
-
-        places: list[Path | str] = [_place(self.data)]
-        if self.model is not None and content_of(self.model) is None:
-            places.append(_place(self.model))
-        return places
-
-
-def _place(text: str) -> Path | str:
-    return text if "://" in text else Path(text).expanduser()
-
 
 def run(
     config: Config, inputs: Mapping[str, Path], out_dir: Path, report: Reporter = QUIET
@@ -134,7 +103,7 @@ def run(
     from vila_core.stages._asking import Judged, Session
 
     bench = benchmark(config.benchmark)
-    files = Files(str(_place(config.data)), bench.source)
+    files = Files(str(place_of(config.data)), bench.source)
     options = Options(_split(bench, config), config.ocr, _layout(config))
     questions = bench.read(files, options)
     in_split = len(questions)

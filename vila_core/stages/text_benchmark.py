@@ -6,17 +6,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from vila_core.errors import UserError, require
 from vila_core.eval.items import Shots
 from vila_core.eval.text_sets import TEXT_SETS
 from vila_core.jsonio import dumps
 from vila_core.stages._answerers import (
-    AnswererConfig,
-    Endpoint,
+    MeasuredConfig,
     open_endpoint,
     open_folder,
+    place_of,
 )
 from vila_core.stages._folders import model_folder
 from vila_core.types import QUIET, Reporter, StageResult
@@ -29,18 +29,9 @@ if TYPE_CHECKING:
 Record = dict[str, Any]
 
 
-class Config(AnswererConfig):
+class Config(MeasuredConfig):
     """Which benchmark, with which files, and how it is asked."""
 
-    benchmark: str = Field(description="mmlu, bbh or drop")
-    data: str = Field(description="folder or s3://bucket/prefix with the official files")
-    model: str | None = Field(
-        default=None,
-        description="a model's folder, or artifact+URI; default: the task's input `model`",
-    )
-    endpoint: Endpoint | None = Field(
-        default=None, description="asked instead of a model; for bbh and drop"
-    )
     shots: Shots | None = Field(
         default=None, description="numbers of demonstrations; default: 5 for MMLU, 3 for the others"
     )
@@ -58,32 +49,6 @@ class Config(AnswererConfig):
         if name not in TEXT_SETS:
             raise ValueError(f"text benchmarks are {', '.join(TEXT_SETS)}")
         return name
-
-    @model_validator(mode="after")
-    def _one_model(self) -> Config:
-        if self.model is not None and self.endpoint is not None:
-            raise ValueError("model and endpoint are both set; keep one of them")
-        return self
-
-    def cache_key(self) -> dict[str, Any]:
-        """Return the resolved config; of a model by its content, only what names the content."""
-        from vila_core.data.by_content import content_of
-
-        content = content_of(self.model) if self.model else None
-        return super().cache_key() | ({"model": content} if content else {})
-
-    def outside(self) -> list[Path | str]:
-        """Return where the official files are, and a model's own folder."""
-        from vila_core.data.by_content import content_of
-
-        places = [_place(self.data)]
-        if self.model is not None and content_of(self.model) is None:
-            places.append(_place(self.model))
-        return places
-
-
-def _place(text: str) -> Path | str:
-    return text if "://" in text else Path(text).expanduser()
 
 
 def run(
@@ -103,7 +68,7 @@ def run(
     chosen = TEXT_SETS[config.benchmark]
     all_shots = sorted(set(config.shots or (chosen.shots,)))
     chosen.check(max(all_shots))
-    files = Files(str(_place(config.data)), chosen.source)
+    files = Files(str(place_of(config.data)), chosen.source)
     names = chosen.choose(harness.known_tasks(chosen.folder), config.subjects)
     rows = {
         name: chosen.read(files, name.removeprefix(chosen.prefix), max(all_shots) > 0)
