@@ -31,7 +31,9 @@ class Arm(Frozen):
 
     title: str
     data: str = Field("default", description="variant of `prepare` that pretrain learns from")
-    skip: tuple[Literal["pretrain"], ...] = Field((), description="stages that are left out")
+    skip: tuple[Literal["pretrain", "sft"], ...] = Field(
+        (), description="stages that are left out, with what tables and plots show at their end"
+    )
     align: dict[str, Any] = Field(default_factory=dict)
     pretrain: dict[str, Any] = Field(default_factory=dict)
     sft: dict[str, Any] = Field(default_factory=dict)

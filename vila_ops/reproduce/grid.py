@@ -96,6 +96,8 @@ def _asked(plan: Plan) -> Iterator[tuple[str, str, Arm, str, tuple[str, ...]]]:
                     yield owner, name, arm, column.after, found
         for plot in finding.plots:
             for name in plot.arms or arms:
+                if plot.after in arms[name].skip:
+                    continue
                 yield owner, name, arms[name], plot.after, measures.curves[plot.curve].evaluations
     if plan.controls:
         controls = plan.controls
