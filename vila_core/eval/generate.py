@@ -15,6 +15,7 @@ from vila_core.errors import UserError
 from vila_core.eval import batches
 from vila_core.eval.answerer import Answer
 from vila_core.eval.files import ImageRef
+from vila_core.eval.image_cache import ImageFeatures
 from vila_core.eval.items import IMAGE
 from vila_core.eval.likelihood import Scored, common_prefix, continue_from
 from vila_core.eval.prompts import Prompt
@@ -48,7 +49,9 @@ class Generator:
     repeats `<image>` per visual token; `load_image` returns an image as (3, H, W); without it the
     model can't see. A batch has at most `batch_size` prompts and `batch_tokens` tokens, padding and
     answers included; a longer prompt is a batch of its own. `layout` writes conversations; without
-    it only plain prompts can be asked. `identity` names the model in results.
+    it only plain prompts can be asked. `identity` names the model in results. With `see`, the
+    vision tower alone, images that are shown again don't go through it again: the model must then
+    take `tower_features` (N, P, C) in place of `pixel_values`.
     """
 
     model: Any
@@ -59,8 +62,14 @@ class Generator:
     batch_tokens: int = 32_768
     layout: ChatLayout | None = None
     identity: Mapping[str, str] = field(default_factory=dict)
+    see: Callable[[torch.Tensor], torch.Tensor] | None = None
+    _features: ImageFeatures | None = field(default=None, init=False, repr=False)
     _grey: torch.Tensor | None = field(default=None, init=False, repr=False)
     _has_stop: dict[tuple[str, int], bool] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.see is not None and self.load_image is not None:
+            self._features = ImageFeatures(self.load_image, self.see)
 
     @property
     def sees(self) -> bool:
@@ -107,9 +116,9 @@ class Generator:
         stops = [self._stops_of(prompt, stop) for prompt in prompts]
         sizes = [(1, len(row) + max_new_tokens) for row in ids]
         for batch in batches.by_length(sizes, self.batch_size, self.batch_tokens):
-            pixels = self._pixels([prompts[n] for n in batch], blind)
+            shown = self._shown([prompts[n] for n in batch], blind)
             of_batch = [stops[n] for n in batch]
-            rows = self._greedy([ids[n] for n in batch], pixels, max_new_tokens, of_batch)
+            rows = self._greedy([ids[n] for n in batch], shown, max_new_tokens, of_batch)
             yield [
                 (n, self._answer(row, its_stops))
                 for n, row, its_stops in zip(batch, rows, of_batch, strict=True)
@@ -155,9 +164,9 @@ class Generator:
             for head, its in zip(heads, tails, strict=True)
         ]
         for batch in batches.by_length(sizes, self.batch_size, self.batch_tokens):
-            pixels = self._pixels([prompts[n] for n in batch], blind)
+            shown = self._shown([prompts[n] for n in batch], blind)
             padded = batches.left_padded([heads[n] for n in batch], self._pad, self._device)
-            found = continue_from(self.model, padded, pixels, [tails[n] for n in batch])
+            found = continue_from(self.model, padded, shown, [tails[n] for n in batch])
             yield list(zip(batch, found, strict=True))
 
     @property
@@ -214,22 +223,27 @@ class Generator:
                 "image its place"
             )
 
-    def _pixels(self, prompts: Sequence[Prompt], blind: bool) -> torch.Tensor | None:
+    def _shown(self, prompts: Sequence[Prompt], blind: bool) -> dict[str, torch.Tensor]:
+        """Return the prompts' images, in order, as the model's arguments; none without images."""
         images = [image for prompt in prompts for image in prompt.images]
         if not images or self.load_image is None:
-            return None
+            return {}
+        if self._features is not None:
+            return {"tower_features": self._features.of(images, blind, self._device)}
         if blind:
             if self._grey is None:
                 self._grey = torch.zeros_like(self.load_image(images[0]))
-            return self._grey.expand(len(images), -1, -1, -1)
-        loaded = {image: self.load_image(image) for image in dict.fromkeys(images)}
-        return torch.stack([loaded[image] for image in images])
+            pixels = self._grey.expand(len(images), -1, -1, -1)
+        else:
+            loaded = {image: self.load_image(image) for image in dict.fromkeys(images)}
+            pixels = torch.stack([loaded[image] for image in images])
+        return {"pixel_values": pixels.to(self._device)}
 
     @torch.inference_mode()
     def _greedy(
         self,
         ids: Sequence[list[int]],
-        pixels: torch.Tensor | None,
+        shown: Mapping[str, torch.Tensor],
         limit: int,
         stops: Sequence[Sequence[str]],
     ) -> list[list[int]]:
@@ -240,7 +254,7 @@ class Generator:
         """
         tokens_BT, mask_BT, positions_BT = batches.left_padded(ids, self._pad, self._device)
         end_ids = self._end_ids()
-        extra = {} if pixels is None else {"pixel_values": pixels.to(self._device)}
+        extra = dict(shown)
         new: list[list[int]] = [[] for _ in ids]
         rows, running = list(range(len(ids))), set(range(len(ids)))
         cache = None

@@ -5,7 +5,7 @@ Shape letters: B prompts of a batch, R continuations of all of them, T tokens, V
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from typing import Any, NamedTuple
 
@@ -32,12 +32,13 @@ def common_prefix(rows: Sequence[Sequence[int]]) -> int:
 def continue_from(
     model: Any,
     heads: Padded,
-    pixels: torch.Tensor | None,
+    shown: Mapping[str, torch.Tensor],
     tails: Sequence[Sequence[Sequence[int]]],
 ) -> list[list[Scored]]:
     """Return the score of every continuation in `tails` of every prompt in `heads`.
 
-    A prompt's images and tokens go through the model once. Where all continuations are single
+    `shown` holds the prompts' images as the model's arguments. A prompt's images and tokens go
+    through the model once. Where all continuations are single
     tokens, the options' letters for example, that pass alone gives their scores.
     """
     device = heads.tokens_BT.device
@@ -45,14 +46,13 @@ def continue_from(
     rows = [list(tail) for its in tails for tail in its]
     if not rows:
         return [[] for _ in tails]
-    extra = {} if pixels is None else {"pixel_values": pixels.to(device)}
     out = model(
         input_ids=heads.tokens_BT,
         attention_mask=heads.mask_BT,
         position_ids=heads.positions_BT,
         use_cache=True,
         logits_to_keep=1,
-        **extra,
+        **shown,
     )
     owner_R = torch.tensor(owner, device=device)
     targets_RT = right_padded(rows, 0, device)

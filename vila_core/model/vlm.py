@@ -80,13 +80,16 @@ class VilaForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     def image_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Return the projected features of images: (N, 3, H, W) -> (N, V, D)."""
-        features = tower_features(
+        return self.project(self.tower_features(pixel_values))
+
+    def tower_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Return the tower's features of images, not projected: (N, 3, H, W) -> (N, P, C)."""
+        return tower_features(
             self.vision_tower,
             pixel_values,
             layer=self.config.vision_feature_layer,
             select=self.config.vision_feature_select,
         )
-        return self.project(features)
 
     def project(self, features: torch.Tensor) -> torch.Tensor:
         """Return the tower's features (N, P, C) as the language model takes them, (N, V, D)."""

@@ -248,6 +248,7 @@ def _ours(
         config.batch_tokens,
         Layout(name, processor.tokenizer),
         {"kind": "vila", "template": name, **_imported_from(folder)},
+        model.tower_features,
     )
 
 
