@@ -2,8 +2,8 @@
 
 Two ways that benchmarks show images: six questions about each (POPE), and the same four
 demonstrations in every prompt. The model has random weights, a tower of `--tower-layers` layers at
-112 px with patches of 14, the shape of a small ViT, and the miniature language model. Images are read from
-JPEG files. The answers must be equal, or the script fails.
+112 px with patches of 14, the shape of a small ViT, and the miniature language model. Images are
+read from JPEG files. The answers must be equal, or the script fails.
 """
 
 from __future__ import annotations
