@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from components.runtime import stage_module, task_key
 from tests.eval.benchmarks.samples_choice import make_pope, make_seed
 from tests.eval.benchmarks.samples_vqa import make_okvqa
 from tests.eval.tiny import write_tiny_vila
 from vila_core.errors import UserError
-from vila_core.store import open_store
+from vila_core.store import Store, open_store
 from vila_ops.evaluation import plan_evaluation, subject
 
 
@@ -94,3 +95,16 @@ def test_what_is_measured_may_be_a_folder_or_an_endpoint(tmp_path: Path, folder:
     assert subject(store, "http://localhost:8000/v1#llava") == {"endpoint": served}
     with pytest.raises(UserError, match="which model of the endpoint"):
         subject(store, "http://localhost:8000/v1")
+
+
+def test_files_in_a_bucket_are_part_of_the_key(s3_store: Store, folder: Path) -> None:
+    files = folder / "files" / "pope"
+    for path in sorted(files.rglob("*")):
+        if path.is_file():
+            s3_store.upload(f"pope/{path.relative_to(files)}", path)
+    (asked,) = plan_evaluation({"model": str(folder / "vila")}, s3_store.uri, (), {})
+    module = stage_module(asked.stage)
+    before = task_key(asked.stage, module, asked.config, {}).key
+    assert before == task_key(asked.stage, module, asked.config, {}).key
+    s3_store.write("pope/coco_pope_random.json", b"{}\n")
+    assert before != task_key(asked.stage, module, asked.config, {}).key

@@ -27,8 +27,11 @@ def state_of(uri: str) -> str:
 
     Raises StoreError for a store that can't be read.
     """
-    store, keys = _found(uri)
-    return digest([[key, store.etag(key)] for key in keys]) if keys else "missing"
+    if _is_file(uri):
+        parent, _, name = uri.rpartition("/")
+        return digest([[name, open_store(parent).etag(name)]])
+    found = [[key, tag] for key, tag in open_store(uri).etags()]
+    return digest(found) if found else "missing"
 
 
 def bring(uri: str, folder: Path, told: Callable[[int, int], None] = lambda done, of: None) -> Path:

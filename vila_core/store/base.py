@@ -58,6 +58,13 @@ class Store(ABC):
     def list(self, prefix: str = "") -> Iterator[str]:
         """Yield the keys that start with `prefix`, sorted."""
 
+    def etags(self, prefix: str = "") -> Iterator[tuple[str, str]]:
+        """Yield the keys that start with `prefix`, sorted, with their etags."""
+        for key in self.list(prefix):
+            tag = self.etag(key)
+            if tag is not None:  # else it was removed since
+                yield key, tag
+
     @abstractmethod
     def children(self, folder: str) -> list[str]:
         """Return the sorted names directly below `folder`, keys and folders alike."""
