@@ -12,7 +12,8 @@ from tests.eval.benchmarks.samples_choice import make_pope, make_seed
 from tests.eval.benchmarks.samples_vqa import make_okvqa
 from tests.eval.tiny import write_tiny_vila
 from vila_core.errors import UserError
-from vila_core.store import Store, open_store
+from vila_core.stages._answerers import fetch_model
+from vila_core.store import Store, open_store, publish
 from vila_ops.evaluation import plan_evaluation, subject
 
 
@@ -108,3 +109,16 @@ def test_files_in_a_bucket_are_part_of_the_key(s3_store: Store, folder: Path) ->
     assert before == task_key(asked.stage, module, asked.config, {}).key
     s3_store.write("pope/coco_pope_random.json", b"{}\n")
     assert before != task_key(asked.stage, module, asked.config, {}).key
+
+
+def test_a_model_of_a_store_is_known_by_its_content(tmp_path: Path, folder: Path) -> None:
+    keys, places = [], []
+    for name in ("one", "other"):
+        store = open_store(tmp_path / name)
+        place = f"artifact+{publish(store, folder / 'vila').uri}"
+        (asked,) = plan_evaluation({"model": place}, str(folder / "files"), ["seed"], {})
+        keys.append(task_key(asked.stage, stage_module(asked.stage), asked.config, {}).key)
+        places.append(fetch_model(place))
+    assert keys[0] == keys[1]
+    assert (places[0] / "config.json").is_file()
+    assert places[0] != places[1]
