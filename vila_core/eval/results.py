@@ -35,7 +35,7 @@ class Round:
 
 @dataclass(frozen=True)
 class Answered:
-    """A round with its answers (None: not asked, so that none is made up) and their grades."""
+    """A round with its answers, the digests of their prompts, and their grades."""
 
     round: Round
     answers: Sequence[Answer]
@@ -119,7 +119,7 @@ def all_metrics(
     """
     values: dict[str, list[float]] = {}
     for each in answered:
-        if any(grade.score is None for grade in each.grades) and not _some(each.grades):
+        if not _some(each.grades):
             continue  # scored elsewhere, or by a judge that is missing
         found = benchmark.metrics(questions, each.grades)
         for name, value in found.items():
