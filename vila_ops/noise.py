@@ -57,7 +57,7 @@ def add_runs(store: Store, texts: Sequence[str], size: str) -> Added:
     ledger = NoiseLedger(store)
     group = digest([without_seeds(views[0].config), views[0].code_digest])[:16]
     new = sum(
-        ledger.add(Measured(size, group, seed, view.run_id, view.metrics))
+        ledger.add(Measured(size, group, seed, view.run_id, _kept(view.metrics)))
         for seed, view in seeds.items()
     )
     return Added(size, group, tuple(view.run_id for view in views), new)
@@ -83,6 +83,15 @@ def add_arms(
     )
 
 
+def _kept(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return what evaluation measured: not losses, nor chance, which no seed changes."""
+    return {
+        key: value
+        for key, value in metrics.items()
+        if "@" in key and not key.partition("/")[2].startswith("chance@")
+    }
+
+
 def add_reproduction(store: Store, text: str, size: str | None = None) -> Added:
     """Keep what a run of `vila reproduce` measured, an arm at the end of a stage being a group.
 
@@ -93,7 +102,7 @@ def add_reproduction(store: Store, text: str, size: str | None = None) -> Added:
 
     found = runs.load(store, find_run(store, text))
     metrics = {
-        name: {key: value for key, value in task.metrics.items() if "@" in key}
+        name: _kept(task.metrics)
         for name, task in ((task.name, task) for task in load_view(store, found.run_id).tasks)
     }
     size = size or found.plan.size_name

@@ -114,6 +114,7 @@ def _go(store: Store, run_id: str, report: Path | None) -> int:
     """Drive the run if it has not succeeded, and write its reports; return the exit code."""
     from vila_ops.cli import follow
     from vila_ops.driver.run import EXIT_CODES, drive
+    from vila_ops.noise import add_reproduction
     from vila_ops.reproduce.output import write_reports
     from vila_ops.runs import load_view
 
@@ -126,4 +127,9 @@ def _go(store: Store, run_id: str, report: Path | None) -> int:
             return EXIT_CODES[status]
     for line in write_reports(store, run_id, report):
         typer.echo(line)
+    added = add_reproduction(store, run_id)
+    if added.new:
+        typer.echo(
+            f"{added.new} trained models are new in the ledger of seed noise: vila noise show"
+        )
     return 0
