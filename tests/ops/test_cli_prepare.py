@@ -101,7 +101,11 @@ def test_interrupted_it_goes_on(config: Path, tmp_path: Path) -> None:
     root = str(Path(__file__).parents[2])
     command = [sys.executable, "-m", "vila_ops.cli.main", "data", "prepare", str(config)]
     process = subprocess.Popen(
-        [*command, "--to", str(out)], env={**os.environ, "PYTHONPATH": root}, stderr=subprocess.PIPE
+        [*command, "--to", str(out)],
+        env={**os.environ, "PYTHONPATH": root},
+        stderr=subprocess.PIPE,
+        # A shell's background job ignores SIGINT, and so would everything below it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         while len(list(work.glob("journal/mmc4/part-*.json"))) < 3:
