@@ -43,7 +43,9 @@ def test_only_what_is_new_is_measured(vila, folder: Path) -> None:
     assert "f1 (%)" in shown
     assert "loss" not in shown
     assert max(map(len, shown.splitlines())) <= 100
-    few = vila(*asked[:-1], "--benchmarks", "okvqa", "--shots", "0,1", "--seeds", "2")
+    more = ("--shots", "0,1", "--seeds", "2", "--set", "blind=true")
+    few = vila(*asked[:-1], "--benchmarks", "okvqa", *more)
+    assert "95% interval  blind  questions" in few
     assert "okvqa: score by demonstrations" in few
     assert "shots minus 0" in few
 

@@ -13,6 +13,7 @@ from rich.text import Text
 from vila_core.errors import StoreError
 from vila_core.eval.curve import Curve
 from vila_core.eval.curve_view import curve_text
+from vila_core.eval.records import BLIND
 from vila_core.store import ArtifactRef, Store, read_file
 from vila_ops.view import RunView, TaskView
 
@@ -39,7 +40,9 @@ def tables(found: Iterable[Summary]) -> Iterator[RenderableType]:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("benchmark", no_wrap=True)
     table.add_column("metric", overflow="fold")
-    for column in ("shots", "value", "95% interval", "questions"):
+    blind = any(_blind(summary, key) is not None for summary in listed for key in _keys(summary))
+    columns = ("shots", "value", "95% interval", *(["blind"] if blind else []), "questions")
+    for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
     notes: list[Text] = []
     for summary in listed:
@@ -51,6 +54,7 @@ def tables(found: Iterable[Summary]) -> Iterator[RenderableType]:
                 key.rpartition("@")[2],
                 _number(summary, value),
                 _interval(summary, summary.get("intervals", {}).get(key)),
+                *([_number(summary, _blind(summary, key))] if blind else []),
                 f"{summary['questions']['asked']:,}",
             )
     yield Group(Text("benchmarks", style="bold"), table, *notes)
@@ -67,6 +71,16 @@ def _headlines(summary: Summary) -> Iterator[tuple[str, float | None]]:
     yield from sorted(found, key=lambda item: int(item[0].rpartition("@")[2]))
     if not found:
         yield f"{lead}-", None
+
+
+def _keys(summary: Summary) -> list[str]:
+    return [key for key, _ in _headlines(summary)]
+
+
+def _blind(summary: Summary, key: str) -> float | None:
+    """Return the value of the same metric without images, where it was measured."""
+    task, _, metric = key.partition("/")
+    return summary["metrics"].get(f"{task}/{BLIND}_{metric}")
 
 
 def _notes(summary: Summary) -> Iterator[str]:
