@@ -204,11 +204,17 @@ def placing(config: AnswererConfig) -> tuple[torch.device, torch.dtype]:
     """Return the device and the precision that a config asks for. Raises UserError."""
     import torch
 
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("device: cuda is set, but torch finds no CUDA device; use device: auto")
-    on_gpu = config.device != "cpu" and torch.cuda.is_available()
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
-    return torch.device("cuda" if on_gpu else "cpu"), dtype
+    return device_of(config.device), dtype
+
+
+def device_of(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
+    """Return a device by name, auto being CUDA where present. Raises UserError."""
+    import torch
+
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("device: cuda is set, but torch finds no CUDA device; use device: auto")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def model_type(folder: Path) -> str:
@@ -237,13 +243,13 @@ def _ours(
 
         def embed(self, images: Sequence[ImageRef]) -> NDArray[np.float32]:
             """Return the mean feature of each image, (N, C), for RICES."""
-            return _embed(model, [_pixels(image, processor) for image in images], device)
+            return _embed(model, [pixels_of(image, processor) for image in images], device)
 
     return Seeing(
         _placed(model, device, dtype),
         processor.tokenizer,
         processor.expand,
-        lambda image: _pixels(image, processor),
+        lambda image: pixels_of(image, processor),
         config.batch_size,
         config.batch_tokens,
         Layout(name, processor.tokenizer),
@@ -328,7 +334,8 @@ def _template(config: AnswererConfig, tokenizer: Any) -> str:
     return config.template or own
 
 
-def _pixels(image: ImageRef, processor: VilaProcessor) -> torch.Tensor:
+def pixels_of(image: ImageRef, processor: VilaProcessor) -> torch.Tensor:
+    """Return an image as the model takes it, (3, H, W). Raises UserError for one that is broken."""
     from vila_core.eval.files import read_image
     from vila_core.images import BadImage
 

@@ -19,6 +19,7 @@ from vila_core.config import Frozen
 from vila_core.errors import UserError, require
 from vila_core.jsonio import dumps
 from vila_core.miniature.words import COLORS, SHAPES
+from vila_core.stages._answerers import device_of, pixels_of
 from vila_core.types import QUIET, Reporter, StageResult
 
 if TYPE_CHECKING:
@@ -150,15 +151,10 @@ def _batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
 
 
 def _open(folder: Path, config: Config) -> tuple[VilaForConditionalGeneration, VilaProcessor]:
-    import torch
-
     from vila_core.model import load
 
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("device: cuda is set, but torch finds no CUDA device; use device: auto")
-    on_gpu = config.device != "cpu" and torch.cuda.is_available()
     model, processor = load(folder)
-    _placed(model, torch.device("cuda" if on_gpu else "cpu"))
+    _placed(model, device_of(config.device))
     return model, processor
 
 
@@ -174,7 +170,6 @@ def _look(
 ) -> list[_States]:
     import torch
 
-    from vila_core.eval.files import read_image
     from vila_core.eval.items import IMAGE
     from vila_core.eval.similarity import compare
 
@@ -182,9 +177,7 @@ def _look(
     shown = processor.expand(config.frame.replace(PLACE, IMAGE))
     image_T = torch.tensor(processor.tokenizer(shown)["input_ids"], device=device)
     images = [item.case.parts[0] for item in items]
-    pixels = torch.stack(
-        [processor.transform_bytes(read_image(one)) for one in images if not isinstance(one, str)]
-    )
+    pixels = torch.stack([pixels_of(one, processor) for one in images if not isinstance(one, str)])
     seen = model(
         input_ids=image_T.expand(len(items), -1),
         pixel_values=pixels.to(device),

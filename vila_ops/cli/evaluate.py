@@ -120,11 +120,13 @@ def _numbers(text: str) -> list[int]:
 
 def _list(json: bool) -> None:
     from vila_core.eval.benchmark import NAMES, TEXT_ONLY, benchmark
+    from vila_core.eval.text_sets import TEXT_SETS
 
     rows = []
     for name in NAMES:
         if name in TEXT_ONLY:
-            rows.append((name, "text only, by lm-evaluation-harness", "accuracy", ""))
+            text = TEXT_SETS[name]
+            rows.append((name, text.title, f"{text.headline} (%)", "extra harness"))
             continue
         found = benchmark(name)
         needs = "a judge" if found.judged else ""
