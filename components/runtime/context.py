@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
-from pydantic import field_validator
+from pydantic import Field, field_validator
 
 from vila_core.config import Frozen
 
@@ -16,14 +17,38 @@ class Tracking(Frozen):
     project: str = "vila"
 
 
+class TrainJobPlace(Frozen):
+    """Where a task that trains on several nodes gets them: a TrainJob of Kubeflow Trainer v2.
+
+    What shapes a node's pod (`pod`) is a partial PodSpec as Kubernetes writes it: nodeSelector,
+    tolerations, volumes and the like; `resources` are requests and limits of one node.
+    """
+
+    namespace: str
+    runtime: str
+    image: str
+    service_account: str
+    restarts: int = Field(default=3, ge=0, description="after a node was lost")
+    queue: str | None = None
+    resources: Mapping[str, Mapping[str, str]] = Field(default_factory=dict)
+    env: tuple[Mapping[str, Any], ...] = Field(default=(), description="EnvVars, secrets by name")
+    pod: Mapping[str, Any] = Field(default_factory=dict)
+    volume_mounts: tuple[Mapping[str, Any], ...] = ()
+
+
 class Context(Frozen):
-    """The run that a task belongs to. `driver_pid` is None where another engine drives it."""
+    """The run that a task belongs to. `driver_pid` is None where another engine drives it.
+
+    `nodes` says by task where its nodes come from; a task that is not there starts them as
+    processes on its own machine.
+    """
 
     store: str
     run_id: str
     driver_pid: int | None = None
     recipe: str = ""
     tracking: Tracking = Tracking()
+    nodes: Mapping[str, TrainJobPlace] = Field(default_factory=dict)
 
     @field_validator("tracking", mode="before")
     @classmethod

@@ -1,0 +1,219 @@
+"""`configs/clusters/NAME.yaml`: a Kubernetes cluster as the platform sees it. Data, no secrets."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.resources
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from vila_core.config import Frozen, read_yaml, validate
+from vila_core.errors import UserError
+
+_QUANTITY = re.compile(r"\d+(\.\d+)?(m|k|Ki|M|Mi|G|Gi|T|Ti|P|Pi)?")
+_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
+ROLES = ("data", "train", "eval", "ops")
+
+
+def _quantity(value: str) -> str:
+    if not _QUANTITY.fullmatch(value):
+        raise ValueError("a Kubernetes quantity is needed, such as 500m, 4 or 16Gi")
+    return value
+
+
+def _name(value: str) -> str:
+    if not _NAME.fullmatch(value):
+        raise ValueError("a Kubernetes name is needed: lower-case letters, digits, '-' and '.'")
+    return value
+
+
+Quantity = Annotated[str, AfterValidator(_quantity)]
+Name = Annotated[str, AfterValidator(_name)]
+
+
+class Toleration(Frozen):
+    """Lets a pod onto nodes with a taint."""
+
+    key: str
+    operator: Literal["Exists", "Equal"] = "Exists"
+    value: str | None = None
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+
+
+class Gpu(Frozen):
+    """GPUs of one node: the extended resource, and how many of it."""
+
+    count: int = Field(gt=0, description="per node")
+    resource: str = Field(default="nvidia.com/gpu", description="name of the extended resource")
+    product: str | None = Field(
+        default=None, description="value of the node label nvidia.com/gpu.product; unset: any"
+    )
+
+
+class TaskPlace(Frozen):
+    """What a task gets on the cluster, and where. Given per task, they override `defaults`."""
+
+    cpu: Quantity = "2"
+    memory: Quantity = "8Gi"
+    gpu: Gpu | None = None
+    shm: Quantity | None = Field(default=None, description="size of a memory /dev/shm; unset: 64Mi")
+    scratch: Quantity | None = Field(
+        default=None, description="ephemeral volume for the work folder; unset: the node's disk"
+    )
+    node_selector: Mapping[str, str] = Field(default_factory=dict)
+    tolerations: tuple[Toleration, ...] = ()
+    priority_class: Name | None = None
+    spot: bool = Field(
+        default=False, description="may be preempted: retried, going on from the last checkpoint"
+    )
+    retries: int = Field(default=0, ge=0, description="further attempts of a failed task")
+    retry_wait_s: int = Field(
+        default=60, ge=0, description="before the first of them; doubled then"
+    )
+    timeout_s: int | None = Field(default=None, gt=0, description="a longer task is ended")
+    env: Mapping[str, str] = Field(default_factory=dict, description="plain values, no secrets")
+
+
+class Volume(Frozen):
+    """A PersistentVolumeClaim that every task mounts."""
+
+    claim: Name
+    path: str
+    read_only: bool = False
+
+
+class StorePlace(Frozen):
+    """The store that tasks use, and how they reach it. Credentials stay in a Secret."""
+
+    uri: str = Field(pattern=r"^s3://.+", description="s3://bucket/prefix")
+    endpoint: str = Field(pattern=r"^https?://", description="as seen from inside the cluster")
+    external_endpoint: str | None = Field(
+        default=None, pattern=r"^https?://", description="as seen from where runs are submitted"
+    )
+    region: str = "us-east-1"
+    secret: Name | None = Field(
+        default="vila-store-credentials",
+        description="Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; null: the service "
+        "account's own identity (STS)",
+    )
+    ca_secret: Name | None = Field(default=None, description="Secret with ca.crt of the endpoint")
+
+
+class KfpPlace(Frozen):
+    """Kubeflow Pipelines' API."""
+
+    url: str | None = Field(
+        default=None,
+        pattern=r"^https?://",
+        description="address of the API; unset: through the Kubernetes API's service proxy",
+    )
+    namespace: Name = Field(default="kubeflow", description="where KFP itself is installed")
+    service: Name = "ml-pipeline"
+    port: int = 8888
+    ui: str | None = Field(default=None, pattern=r"^https?://", description="for links")
+    experiment: str = "vila"
+    token_env: str | None = Field(
+        default=None, description="environment variable with a bearer token for `url`"
+    )
+
+
+class Nodes(Frozen):
+    """How tasks with `train.nodes` above 1 get them: a Kubeflow Trainer v2 TrainJob."""
+
+    runtime: Name = Field(default="vila-torch", description="ClusterTrainingRuntime")
+    service_account: Name = "vila-train"
+    restarts: int = Field(default=3, ge=0, description="after a node was lost")
+
+
+class Tracking(Frozen):
+    """The Secret with WANDB_API_KEY, where W&B is online."""
+
+    wandb_secret: Name | None = None
+
+
+class ClusterConfig(Frozen):
+    """One cluster: where it is, what it has, and what each task gets of it."""
+
+    description: str = ""
+    context: str | None = Field(
+        default=None, description="kubeconfig context; unset: the current one, or in-cluster"
+    )
+    namespace: Name = "vila"
+    kfp: KfpPlace = KfpPlace()
+    store: StorePlace
+    images: Mapping[str, str] = Field(
+        description="image by role (data, train, eval, ops), by digest or tag"
+    )
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
+    image_pull_secrets: tuple[Name, ...] = ()
+    service_account: Name = "vila-step"
+    queue: Name | None = Field(default=None, description="Kueue LocalQueue; unset: no queueing")
+    volumes: tuple[Volume, ...] = ()
+    cache_claim: Name | None = Field(default=None, description="PVC for VILA_CACHE")
+    nodes: Nodes = Nodes()
+    tracking: Tracking = Tracking()
+    defaults: TaskPlace = TaskPlace()
+    tasks: Mapping[str, Mapping[str, object]] = Field(
+        default_factory=dict, description="by task or stage name: what differs from `defaults`"
+    )
+    overlay: str = Field(default="gpu-cluster", description="folder in k8s/overlays that made it")
+
+    @model_validator(mode="after")
+    def _complete(self) -> ClusterConfig:
+        missing = sorted(set(ROLES) - self.images.keys())
+        unknown = sorted(self.images.keys() - set(ROLES))
+        if missing or unknown:
+            raise ValueError(
+                f"images needs exactly the roles {', '.join(ROLES)}"
+                + (f"; missing: {', '.join(missing)}" if missing else "")
+                + (f"; unknown: {', '.join(unknown)}" if unknown else "")
+            )
+        for name in self.tasks:
+            self.place(name, name)
+        return self
+
+    def place(self, task: str, stage: str) -> TaskPlace:
+        """Return what a task gets: the defaults, the stage's values, the task's own, in turn.
+
+        Raises ValueError (pydantic's ValidationError) for a wrong key or value.
+        """
+        values = self.defaults.model_dump()
+        for name in dict.fromkeys((stage, task)):
+            values |= self.tasks.get(name, {})
+        return TaskPlace.model_validate(values)
+
+
+def load_cluster(name: str) -> ClusterConfig:
+    """Load a cluster by name (`configs/clusters/NAME.yaml`) or path of a YAML file.
+
+    Raises UserError for an unknown name, key or value.
+    """
+    path = find_cluster(name)
+    return validate(ClusterConfig, read_yaml(path), where=str(path))
+
+
+def find_cluster(name: str) -> Path:
+    """Return the file of a cluster given by name or path. Raises UserError with the nearest."""
+    if name.endswith((".yaml", ".yml")) or "/" in name:
+        path = Path(name)
+        if path.is_file():
+            return path
+        raise UserError(f"--cluster {name}: there is no such file.")
+    known = cluster_files()
+    if name in known:
+        return known[name]
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(sorted(known))}."
+    raise UserError(
+        f"--cluster {name}: there is no such cluster; {hint} (a path ending in .yaml works too)"
+    )
+
+
+def cluster_files() -> dict[str, Path]:
+    """Return the cluster configs that come with the package, by name."""
+    folder = Path(str(importlib.resources.files("configs"))) / "clusters"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
