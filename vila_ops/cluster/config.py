@@ -142,7 +142,10 @@ class ClusterConfig(Frozen):
     context: str | None = Field(
         default=None, description="kubeconfig context; unset: the current one, or in-cluster"
     )
-    namespace: Name = "vila"
+    namespace: Name = Field(
+        default="kubeflow",
+        description="where KFP runs the tasks: its own namespace, or with many users the profile's",
+    )
     kfp: KfpPlace = KfpPlace()
     store: StorePlace
     images: Mapping[str, str] = Field(
