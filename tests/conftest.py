@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests import api_server as kubernetes_server
 from tests import ceph_server, s3_server
 from vila_core.store import Store
 
@@ -44,3 +45,9 @@ def real_environment() -> Iterator[dict[str, str]]:
 @pytest.fixture
 def real_store(real_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Store:
     return s3_server.fresh_store(real_environment, monkeypatch)
+
+
+@pytest.fixture
+def api_server() -> Iterator[kubernetes_server.ApiServer]:
+    with kubernetes_server.running() as server:
+        yield server
