@@ -62,11 +62,18 @@ class TaskPlace(Frozen):
     gpu: Gpu | None = None
     shm: Quantity | None = Field(default=None, description="size of a memory /dev/shm; unset: 64Mi")
     scratch: Quantity | None = Field(
-        default=None, description="ephemeral volume for the work folder; unset: the node's disk"
+        default=None, description="most that the work folder may take; unset: no limit of its own"
+    )
+    scratch_class: Name | None = Field(
+        default=None,
+        description="storage class of a volume of that size for it, which user 10001 must be able "
+        "to write; unset: the node's disk",
     )
     node_selector: Mapping[str, str] = Field(default_factory=dict)
     tolerations: tuple[Toleration, ...] = ()
-    priority_class: Name | None = None
+    priority_class: Name | None = Field(
+        default=None, description="PriorityClass; a task of KFP gets it from Kueue, so by `queue`"
+    )
     spot: bool = Field(
         default=False, description="may be preempted: retried, going on from the last checkpoint"
     )
@@ -83,7 +90,9 @@ class Volume(Frozen):
 
     claim: Name
     path: str
-    read_only: bool = False
+    read_only: bool = Field(
+        default=False, description="of nodes of a TrainJob; KFP mounts a claim as the claim allows"
+    )
 
 
 class StorePlace(Frozen):
@@ -99,6 +108,10 @@ class StorePlace(Frozen):
         default="vila-store-credentials",
         description="Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; null: the service "
         "account's own identity (STS)",
+    )
+    config_map: Name | None = Field(
+        default="vila-store",
+        description="ConfigMap with VILA_S3_ENDPOINT and AWS_REGION; null: `endpoint`, `region`",
     )
     ca_secret: Name | None = Field(default=None, description="Secret with ca.crt of the endpoint")
 
@@ -125,8 +138,12 @@ class Nodes(Frozen):
     """How tasks with `train.nodes` above 1 get them: a Kubeflow Trainer v2 TrainJob."""
 
     runtime: Name = Field(default="vila-torch", description="ClusterTrainingRuntime")
-    service_account: Name = "vila-train"
+    service_account: Name = Field(
+        default="vila-train", description="of a run with such tasks; may make TrainJobs"
+    )
     restarts: int = Field(default=3, ge=0, description="after a node was lost")
+    relay_cpu: Quantity = Field(default="1", description="of the task that watches the nodes")
+    relay_memory: Quantity = "4Gi"
 
 
 class Tracking(Frozen):
@@ -176,7 +193,14 @@ class ClusterConfig(Frozen):
                 + (f"; unknown: {', '.join(unknown)}" if unknown else "")
             )
         for name in self.tasks:
-            self.place(name, name)
+            place = self.place(name, name)
+            if place.priority_class and self.queue is None:
+                raise ValueError(
+                    f"tasks.{name}.priority_class needs `queue`: KFP can't set a pod's priority, "
+                    "Kueue does"
+                )
+            if place.scratch_class and not place.scratch:
+                raise ValueError(f"tasks.{name}.scratch_class needs `scratch`: how large?")
         return self
 
     def place(self, task: str, stage: str) -> TaskPlace:
