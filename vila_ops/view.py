@@ -159,8 +159,7 @@ def _task(record: RunRecord, name: str, stage: str) -> TaskView:
     running = record.status == "running"
     if attempts and running and status not in ("succeeded", "cached"):
         # After a resume, what an earlier driver left unfinished waits for its next attempt.
-        before = attempts[-1].started["started_at"] < (record.driver or {}).get("started_at", "")
-        status = "waiting" if before else status
+        status = "waiting" if record.earlier(attempts[-1]) else status
     if not attempts or status == "waiting":
         return TaskView(name, stage, "waiting" if running else "not run")
     attempt = attempts[-1]

@@ -39,6 +39,9 @@ class TrainJobPlace(Frozen):
 class Context(Frozen):
     """The run that a task belongs to. `driver_pid` is None where another engine drives it.
 
+    With `schedule` the context is of all runs that it triggers: `run_id` is their common name,
+    and each task finds out which of them it belongs to (`components.runtime.schedules`).
+
     `nodes` says by task where its nodes come from; a task that is not there starts them as
     processes on its own machine.
     """
@@ -47,6 +50,7 @@ class Context(Frozen):
     run_id: str
     driver_pid: int | None = None
     recipe: str = ""
+    schedule: str | None = None
     tracking: Tracking = Tracking()
     nodes: Mapping[str, TrainJobPlace] = Field(default_factory=dict)
 

@@ -1,6 +1,7 @@
 """The run record: what a run is, what each attempt of each task did. Written by who does it.
 
     runs/<run_id>/run.json driver.json end.json
+    runs/<run_id>/cluster.json findings.json  (of a run on a cluster)
     runs/<run_id>/tasks/<task>/<attempt>/{started,progress,finished}.json metrics.jsonl log.txt
 
 Values are JSON; times are ISO 8601 in UTC. `finished.json` is create-only: the first who knows how
@@ -31,6 +32,8 @@ from vila_core.store.base import RESERVED
 
 ALIVE_SECONDS = 60.0
 """A sign of life this young proves that something still works where no process can be asked."""
+QUIET_SECONDS = 600.0
+"""Of a run on a cluster: longer silence while a task is at work means that its pod is lost."""
 RESERVE_BYTES = 1 << 16
 """Space that an attempt keeps on the disk for its last words."""
 
@@ -64,6 +67,21 @@ def begin_driver(store: Store, run_id: str) -> None:
         store.swap(place, _json(identity()), expected=tag)
     except Conflict:
         raise UserError(f"run {run_id}: another driver has just started.") from None
+    store.delete(f"runs/{run_id}/end.json")
+
+
+def begin_cluster(store: Store, run_id: str, cluster: str) -> None:
+    """Write that a run is driven on a cluster from now on, after the attempts that there are."""
+    names = store.children(f"runs/{run_id}/tasks")
+    driver = {
+        "cluster": cluster,
+        "host": "",
+        "pid": 0,
+        "process_started": 0.0,
+        "started_at": now(),
+        "attempts": {name: last_attempt(store, run_id, name) for name in names},
+    }
+    store.write(f"runs/{run_id}/driver.json", _json(driver))
     store.delete(f"runs/{run_id}/end.json")
 
 
@@ -192,6 +210,15 @@ def close_attempt(
 # ---- reading ----------------------------------------------------------------------------------
 
 
+def finished_attempt(store: Store, run_id: str, task: str) -> Attempt | None:
+    """Return the latest attempt of a task if it has the task's result, else None."""
+    number = last_attempt(store, run_id, task)
+    attempt = _read_attempt(store, task, _attempt(run_id, task, number)) if number else None
+    if attempt is None or (attempt.finished or {}).get("status") not in ("succeeded", "cached"):
+        return None
+    return attempt
+
+
 @dataclass(frozen=True)
 class Attempt:
     """One attempt of a task as recorded. `finished` is None while it runs, or if it was killed."""
@@ -260,12 +287,46 @@ class RunRecord:
         """running, succeeded, failed, stopped, or interrupted: its driver died without a word."""
         if self.end is not None:
             return self.end["status"]
+        if self.run.get("runner") == "cluster":
+            return self._status_on_cluster()
         if self.driver is not None and self.driver["host"] == platform.node():
             return "running" if _alive(self.driver) else "interrupted"
+        return "running" if _recent(self._signs()) else "interrupted"
+
+    @property
+    def last_heard(self) -> str | None:
+        """When the run or one of its tasks last gave a sign of life."""
+        return max((sign for sign in self._signs() if sign is not None), default=None)
+
+    def earlier(self, attempt: Attempt) -> bool:
+        """Return whether an attempt is of before the run was last started or resumed."""
+        driver = self.driver or {}
+        if "attempts" in driver:  # a cluster's clock may differ from the submitting machine's
+            return attempt.number <= driver["attempts"].get(attempt.task, 0)
+        return attempt.started["started_at"] < driver.get("started_at", "")
+
+    def _status_on_cluster(self) -> str:
+        """Return what the record alone tells, while nobody has asked the cluster.
+
+        Tasks wait there, for each other, a queue or a node; only one that was at work is missed.
+        """
+        latest = [attempts[-1] for attempts in self.tasks.values() if attempts]
+        ended = {attempt.task: attempt.finished["status"] for attempt in latest if attempt.finished}
+        names = [name for name, _ in self.run.get("tasks", ())]
+        if names and all(ended.get(name) in ("succeeded", "cached") for name in names):
+            return "succeeded"
+        if _recent(self._signs(), QUIET_SECONDS):
+            return "running"
+        now_here = [attempt for attempt in latest if not self.earlier(attempt)]
+        if any(ended.get(attempt.task) == "failed" for attempt in now_here):
+            return "failed"
+        return "interrupted" if any(not attempt.finished for attempt in now_here) else "running"
+
+    def _signs(self) -> list[str | None]:
         signs = [self.run.get("created_at"), (self.driver or {}).get("started_at")]
         for attempts in self.tasks.values():
             signs += [_last_sign(attempt) for attempt in attempts[-1:]]
-        return "running" if _recent(signs) else "interrupted"
+        return signs
 
     def task_status(self, task: str) -> str:
         """waiting, running, succeeded, cached, failed, stopped or interrupted."""
@@ -297,12 +358,19 @@ def list_runs(store: Store) -> list[str]:
 
 def _attempts(store: Store, run_id: str, task: str) -> Iterable[Attempt]:
     for name in store.children(f"runs/{run_id}/tasks/{task}"):
-        prefix = f"runs/{run_id}/tasks/{task}/{name}"
-        started = _read(store, f"{prefix}/started.json")
-        if started is not None:
-            finished = _read(store, f"{prefix}/finished.json")
-            progress = _read(store, f"{prefix}/progress.json") or {}
-            yield Attempt(task, int(name), prefix, started, progress, finished)
+        attempt = _read_attempt(store, task, f"runs/{run_id}/tasks/{task}/{name}")
+        if attempt is not None:
+            yield attempt
+
+
+def _read_attempt(store: Store, task: str, prefix: str) -> Attempt | None:
+    started = _read(store, f"{prefix}/started.json")
+    if started is None:
+        return None
+    finished = _read(store, f"{prefix}/finished.json")
+    progress = _read(store, f"{prefix}/progress.json") or {}
+    number = int(prefix.rpartition("/")[2])
+    return Attempt(task, number, prefix, started, progress, finished)
 
 
 def _last_sign(attempt: Attempt) -> str | None:
@@ -310,8 +378,8 @@ def _last_sign(attempt: Attempt) -> str | None:
     return ended or attempt.progress.get("at") or attempt.started.get("started_at")
 
 
-def _recent(signs: Iterable[str | None]) -> bool:
-    oldest = datetime.now(UTC) - timedelta(seconds=ALIVE_SECONDS)
+def _recent(signs: Iterable[str | None], seconds: float = ALIVE_SECONDS) -> bool:
+    oldest = datetime.now(UTC) - timedelta(seconds=seconds)
     return any(sign is not None and datetime.fromisoformat(sign) > oldest for sign in signs)
 
 

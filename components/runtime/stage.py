@@ -14,7 +14,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,12 +27,14 @@ from components.runtime.failure import Failure, Stopped, TaskFailed
 from components.runtime.heartbeat import Heartbeat
 from components.runtime.log import TaskLog
 from components.runtime.mirror import mirror_of, settle
-from components.runtime.record import AttemptWriter
+from components.runtime.record import AttemptWriter, finished_attempt
+from components.runtime.schedules import begin_triggered
 from components.runtime.services import StageServices
 from components.runtime.sinks import MetricsFile, Sink, WandbSink, finite
 from components.runtime.usage import Usage
 from components.runtime.workspace import locked, work_folder
 from vila_core.config import Frozen, validate
+from vila_core.jsonio import dumps
 from vila_core.store import ArtifactRef, Store, fetch, open_store, publish, ref_of
 from vila_core.types import StageResult
 
@@ -44,6 +46,7 @@ class Artifact(Protocol):
     """The part of `kfp.dsl.Artifact` that is used here."""
 
     uri: str
+    path: str
     metadata: dict[str, Any]
 
 
@@ -72,15 +75,19 @@ def run_stage(
 ) -> None:
     """Run `stage` as task `task` of a run, or take its result from the cache.
 
-    Sets `uri` and `metadata["sha256"]` of each output. On failure the process exits: 2 for a
-    user's mistake, 130 when stopped, else 1. In the driver's own process (inline) it raises
-    TaskFailed instead, and passes on KeyboardInterrupt and other non-Exceptions once recorded.
+    Sets `uri` and `metadata["sha256"]` of each output; where KFP itself drives the run, whose
+    launcher copies what lies at `uri`, that stays as it is, and a pointer to the artifact is
+    written there. On failure the process exits: 2 for a user's mistake, 130 when stopped, else 1.
+    In the driver's own process (inline) it raises TaskFailed instead, and passes on
+    KeyboardInterrupt and other non-Exceptions once recorded.
     """
     run = Context.parse(context)
-    refs = {name: ArtifactRef(item.uri, item.metadata["sha256"]) for name, item in inputs.items()}
+    refs = {name: _ref(item) for name, item in inputs.items()}
     call = _Call(stage, task, run, config, refs, frozenset(outputs))
     with _stoppable(not call.inline):
         try:
+            if run.schedule is not None:
+                call = replace(call, run=begin_triggered(run))
             outcome = _execute(call)
         except (Exception, Stopped) as error:  # not even the record could be written
             failure = Failure.of(error, None)
@@ -91,8 +98,7 @@ def run_stage(
             raise TaskFailed(task, outcome.exit_code, outcome.error.message)
         sys.exit(outcome.exit_code)
     for name, artifact in outputs.items():
-        artifact.uri = outcome.outputs[name].uri
-        artifact.metadata["sha256"] = outcome.outputs[name].sha256
+        _hand_over(artifact, outcome.outputs[name], pointer=run.driver_pid is None)
     for name, value in outcome.metrics.items():
         if metrics is not None and value is not None:
             metrics.log_metric(name, value)
@@ -119,6 +125,22 @@ def answer_from_cache(
         (writer.folder / "log.txt").write_text(f"{_cached_line(entry)}\n", encoding="utf-8")
         writer.finish(_finished(_cached(entry), began))
     return entry
+
+
+def _ref(artifact: Artifact) -> ArtifactRef:
+    """Return the artifact that is meant: it is known by its digest alone."""
+    return ArtifactRef(artifact.metadata.get("uri", artifact.uri), artifact.metadata["sha256"])
+
+
+def _hand_over(artifact: Artifact, ref: ArtifactRef, *, pointer: bool) -> None:
+    artifact.metadata["sha256"] = ref.sha256
+    if not pointer:
+        artifact.uri = ref.uri
+        return
+    artifact.metadata["uri"] = ref.uri
+    path = Path(artifact.path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"{dumps(ref.as_json())}\n", encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -154,6 +176,9 @@ def _execute(call: _Call) -> _Outcome:
     except Exception as error:
         resolved = error  # told in the attempt's own record, once there is one
     config, key = (None, None) if isinstance(resolved, Exception) else resolved
+    if key is not None and (entry := _finished_here(call, store, key)):
+        print(_cached_line(entry), flush=True)
+        return _cached(entry)
     started = _started(call.stage, config, key)
     writer = AttemptWriter(store, call.run.run_id, call.task, started)
     log = TaskLog(writer.folder / "log.txt", capture=not call.inline)
@@ -177,6 +202,19 @@ def _execute(call: _Call) -> _Outcome:
     if interrupt is not None:
         raise interrupt
     return outcome
+
+
+def _finished_here(call: _Call, store: Store, key: TaskKey) -> CacheEntry | None:
+    """Return the result that this very task of this very run has already: a resumed run's.
+
+    Where a driver runs the tasks it does not start such a one; KFP knows of no earlier run.
+    """
+    if call.run.driver_pid is not None:
+        return None
+    attempt = finished_attempt(store, call.run.run_id, call.task)
+    if attempt is None or attempt.started["key"] != key.key:
+        return None
+    return cache.look_up(store, key.key)
 
 
 def _resolve(call: _Call) -> tuple[Frozen, TaskKey]:

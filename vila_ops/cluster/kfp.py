@@ -7,6 +7,7 @@ What may be asked twice is asked again after a lost answer; what creates somethi
 from __future__ import annotations
 
 import functools
+import importlib
 import json
 import os
 import tempfile
@@ -71,8 +72,7 @@ class Kfp:
 
     def __init__(self, configuration: Any, server: str, namespace: str, patience: Patience) -> None:
         """Use a `kfp_server_api.Configuration`; `server` is what messages call it."""
-        import kfp_server_api as generated
-
+        generated = _generated()
         self.server = server
         client = _client_class()(configuration, server, patience)
         self._namespace = namespace
@@ -90,9 +90,7 @@ class Kfp:
         Raises UserError for a missing token, kubeconfig or context.
         """
         require("kfp_server_api", extra="pipeline", why="talk to Kubeflow Pipelines")
-        import kfp_server_api as generated
-
-        made: Any = generated.Configuration()
+        made = _generated().Configuration()
         if config.kfp.url is not None:
             made.host = config.kfp.url.rstrip("/")
             if config.kfp.token_env is not None:
@@ -139,7 +137,7 @@ class Kfp:
 
     def experiment(self, name: str) -> str:
         """Return the id of an experiment, which is made where there is none."""
-        import kfp_server_api as generated
+        generated = _generated()
 
         def look() -> str | None:
             found = self._experiments.experiment_service_list_experiments(
@@ -154,7 +152,7 @@ class Kfp:
         return look() or _once(look, make)
 
     def _pipeline(self, name: str) -> str:
-        import kfp_server_api as generated
+        generated = _generated()
 
         def look() -> str | None:
             found = self._pipelines.pipeline_service_list_pipelines(
@@ -192,7 +190,8 @@ class Kfp:
 
         So a submission that is repeated after a lost answer starts nothing twice.
         """
-        import kfp_server_api as generated
+        generated = _generated()
+        started: list[str] = []
 
         def make() -> str:
             wanted = generated.V2beta1Run(
@@ -203,16 +202,23 @@ class Kfp:
                 runtime_config=generated.V2beta1RuntimeConfig(parameters=dict(parameters)),
                 service_account=service_account,
             )
-            return self._runs.run_service_create_run(run=wanted).run_id
+            started.append(self._runs.run_service_create_run(run=wanted).run_id)
+            return started[-1]
 
         def look() -> str | None:
             return self.find_run(name, experiment_id)
 
-        return look() or _once(look, make)
+        found = look() or _once(look, make)
+        for other in started:
+            if other != found:  # the lost request was carried out after all, and first
+                self.terminate(other)
+        return found
 
     def find_run(self, name: str, experiment_id: str) -> str | None:
-        """Return the id of the run with that display name, None when there is none."""
-        found = self._runs.run_service_list_runs(experiment_id=experiment_id, filter=_named(name))
+        """Return the id of the (first) run with that display name, None when there is none."""
+        found = self._runs.run_service_list_runs(
+            experiment_id=experiment_id, filter=_named(name), sort_by="created_at asc"
+        )
         return found.runs[0].run_id if found.runs else None
 
     def state(self, run_id: str) -> tuple[str, str]:
@@ -242,7 +248,7 @@ class Kfp:
         description: str,
     ) -> str:
         """Start a schedule and return its id; one of that name is taken as it is."""
-        import kfp_server_api as generated
+        generated = _generated()
 
         def look() -> str | None:
             found = self._recurring.recurring_run_service_list_recurring_runs(
@@ -309,7 +315,8 @@ def _once(look: Callable[[], T | None], make: Callable[[], T]) -> T:
             if found is not None:
                 return found
         if error.status == 0 or error.status >= 500:
-            return make()  # it was not carried out
+            made = make()  # it was not carried out, as far as can be seen
+            return look() or made
         raise
 
 
@@ -318,9 +325,7 @@ def _named(name: str, key: str = "display_name") -> str:
 
 
 def _reference(version: Version) -> Any:
-    import kfp_server_api as generated
-
-    return generated.V2beta1PipelineVersionReference(
+    return _generated().V2beta1PipelineVersionReference(
         pipeline_id=version.pipeline_id, pipeline_version_id=version.version_id
     )
 
@@ -344,6 +349,11 @@ def _token(variable: str) -> str:
     return token
 
 
+def _generated() -> Any:
+    """Return kfp's generated client, imported late; its methods say nothing of their types."""
+    return importlib.import_module("kfp_server_api")
+
+
 @functools.cache
 def _client_class() -> Any:
     from kfp_server_api import ApiClient
@@ -358,7 +368,7 @@ def _client_class() -> Any:
             super().__init__(configuration)
             self.server, self.patience = server, patience
 
-        def request(self, method: str, url: str, **given: Any) -> Any:
+        def request(self, method: str, url: str, **given: Any) -> Any:  # type: ignore[override]
             limits = given.pop("_request_timeout", None)
             limits = limits or (self.patience.connect_s, self.patience.read_s)
             attempt = 0

@@ -263,8 +263,9 @@ FIELDS = {
 def _kubernetes(config: ClusterConfig, place: TaskPlace, task: str) -> dict[str, Any]:
     """Return one task's KubernetesExecutorConfig."""
     from google.protobuf import json_format
-    from kfp.kubernetes import kubernetes_executor_config_pb2 as generated
+    from kfp.kubernetes import kubernetes_executor_config_pb2
 
+    generated: Any = kubernetes_executor_config_pb2
     wanted: dict[str, Any] = {
         "imagePullPolicy": config.image_pull_policy,
         "imagePullSecret": [_named(name) for name in config.image_pull_secrets],
@@ -386,7 +387,9 @@ def _volumes(
 
     def add(name: str, path: str, source: dict[str, Any], read_only: bool = False) -> None:
         volumes.append({"name": name, **source})
-        mounts.append({"name": name, "mountPath": path, **({"readOnly": True} if read_only else {})})
+        mounts.append(
+            {"name": name, "mountPath": path, **({"readOnly": True} if read_only else {})}
+        )
 
     for each in _empty_dirs(config, place):
         made = {key: each[key] for key in ("medium", "sizeLimit") if key in each}
