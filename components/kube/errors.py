@@ -121,7 +121,7 @@ def refusal(request: Request, status: int, body: str) -> ClusterError:
         return QuotaExceeded(f"{lead}{message}; fix: wait until others end, or raise the quota.")
     if status == 403:
         return _forbidden(request, message)
-    if status == 404 and not answer:
+    if status == 404 and (not answer or _NO_SUCH_KIND in message):
         return _missing_kind(request)
     kinds: dict[int, type[ClusterError]] = {
         400: Invalid,
@@ -148,6 +148,7 @@ def silence(request: Request, error: Exception) -> ClusterError:
     return NoAnswer(f"{request.server}: no answer ({type(error).__name__}: {short}).")
 
 
+_NO_SUCH_KIND = "could not find the requested resource"
 _EXPIRED = (
     "the credentials have expired or are not accepted (401); fix: log in to the cluster again, "
     "and see that 'kubectl auth whoami' works in the same context."
