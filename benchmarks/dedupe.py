@@ -147,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "repeats": options.repeats,
         },
         results=results,
-        packages=("numpy", "ImageHash"),
+        packages=("numpy", "pillow"),
         peak_mib=peak,
     )
     return 0

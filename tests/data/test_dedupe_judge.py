@@ -226,8 +226,6 @@ def test_instructions_that_a_whole_set_shares_do_not_count() -> None:
 
 
 def test_resized_copies_of_evaluation_images_are_found() -> None:
-    pytest.importorskip("imagehash")
-
     original, file = noise(7, 96), io.BytesIO()
     decode(original).resize((128, 128), PilImage.Resampling.BICUBIC).save(file, "PNG")
     config = DedupeConfig(distance=6)
@@ -242,6 +240,5 @@ def test_resized_copies_of_evaluation_images_are_found() -> None:
 
 
 def test_a_broken_evaluation_image_is_named() -> None:
-    pytest.importorskip("imagehash")
     with pytest.raises(UserError, match="set 'bench', item 'q': truncated"):
         Judge(DedupeConfig()).learn_eval("bench", [EvalItem("q", (), (noise()[:200],))])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vila_core.data.dedupe.config import DedupeConfig
-from vila_core.data.dedupe.perceptual import phash, phash_of, require_library
+from vila_core.data.dedupe.perceptual import phash, phash_of
 from vila_core.data.dedupe.text import grams, hash_bytes, normalised
 from vila_core.data.sample import Part, Sample, Text
 from vila_core.jsonio import dumps
@@ -33,13 +33,11 @@ class Signature:
 
 
 class Signer:
-    """Makes signatures as the config asks. Raises UserError if it asks for what isn't installed."""
+    """Makes signatures as the config asks."""
 
     def __init__(self, config: DedupeConfig) -> None:
         self._perceptual = config.perceptual
         self._size = config.words if config.text else None
-        if self._perceptual:
-            require_library()
 
     def __call__(self, sample: Sample, pictures: Sequence[Picture] | None = None) -> Signature:
         """Return a sample's signature. Raises BadImage for an image that can't be decoded.
