@@ -6,14 +6,14 @@ PIP_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-ENGINE ?= $(firstword $(shell command -v podman docker buildah 2>/dev/null))
-BASE_IMAGE ?= python:3.11-slim
-ROLES := data train eval ops
+ROLES ?= data train eval ops
 
+# For images/build.py: the engine, the base image, a folder of wheels, arguments for the engine.
+export ENGINE BASE_IMAGE WHEELS PIP_CONF CA_BUNDLE IMAGE_ARGS PIP_ARGS
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart setup test test-slow lint fmt types contracts check docs images bench lock clean
+.PHONY: help quickstart setup test test-slow lint fmt types contracts check docs images images-base bench lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -29,7 +29,7 @@ $(VENV)/run.stamp: $(VENV)/pip.stamp pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/dev.stamp: $(VENV)/run.stamp
-	$(PIP) install -q $(PIP_ARGS) -c constraints.txt -e '.[train,lora,languages,dedupe,pipeline,eval,captions,harness,web,versioning,dev]'
+	$(PIP) install -q $(PIP_ARGS) -c constraints.txt -e '.[train,lora,languages,pipeline,eval,captions,harness,web,versioning,dev]'
 	@touch $@
 
 setup: $(VENV)/dev.stamp  ## install everything for development into .venv
@@ -41,7 +41,7 @@ test: $(VENV)/dev.stamp  ## set up and pass the tests (minutes, 2 cores)
 	$(BIN)/python -m pytest -q -n 2 --dist loadgroup -m "not slow"
 
 test-slow: $(VENV)/dev.stamp  ## the tests that take longer, the whole recipe among them
-	$(BIN)/python -m pytest -q -m slow
+	$(BIN)/python -m pytest -q -m slow $(SLOW_ARGS)
 
 lint: $(VENV)/dev.stamp  ## ruff: lint and format check
 	$(BIN)/ruff check .
@@ -62,13 +62,11 @@ check: lint types contracts test  ## what a change must pass
 docs: $(VENV)/dev.stamp  ## build the documentation into build/docs, broken links are errors
 	$(BIN)/mkdocs build --strict --quiet --site-dir build/docs
 
-images:  ## build the container images of all roles with podman, docker or buildah
-	@test -n "$(ENGINE)" || { echo "error: no container engine found; install podman, docker or buildah"; exit 2; }
-	@for role in $(ROLES); do \
-	  echo "building vila-platform/$$role"; \
-	  $(ENGINE) build $(IMAGE_ARGS) --build-arg BASE_IMAGE=$(BASE_IMAGE) --target $$role \
-	    -t vila-platform/$$role:latest -f images/Dockerfile . || exit 1; \
-	done
+images:  ## build the container images of all roles (ROLES="data train") with podman, docker or buildah
+	$(PYTHON) images/build.py $(ROLES)
+
+images-base:  ## make a stand-in for python:3.11-slim from Debian's packages (root, debootstrap, podman)
+	images/standin-base.sh
 
 bench: $(VENV)/dev.stamp  ## measure; results go to build/bench as JSON
 	@mkdir -p build/bench
@@ -76,7 +74,7 @@ bench: $(VENV)/dev.stamp  ## measure; results go to build/bench as JSON
 
 lock: $(VENV)/pip.stamp  ## renew constraints.txt from the ranges in pyproject.toml
 	$(PYTHON) -m venv build/lock
-	build/lock/bin/python -m pip install -q $(PIP_ARGS) -e '.[train,lora,languages,dedupe,pipeline,eval,captions,harness,web,versioning,dev]'
+	build/lock/bin/python -m pip install -q $(PIP_ARGS) -e '.[train,lora,languages,pipeline,eval,captions,harness,web,versioning,dev]'
 	build/lock/bin/python -m pip freeze --exclude-editable | sed -E 's/\+cpu$$//' > constraints.txt
 	rm -rf build/lock
 
