@@ -13,7 +13,7 @@ export ENGINE BASE_IMAGE WHEELS PIP_CONF CA_BUNDLE IMAGE_ARGS PIP_ARGS
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart setup test test-slow lint fmt types contracts check docs images images-base bench lock clean
+.PHONY: help quickstart setup test test-slow lint fmt types contracts check docs images images-base wheels bench lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -67,6 +67,10 @@ images:  ## build the container images of all roles (ROLES="data train") with po
 
 images-base:  ## make a stand-in for python:3.11-slim from Debian's packages (root, debootstrap, podman)
 	images/standin-base.sh
+
+wheels: $(VENV)/pip.stamp  ## put what images hold into build/wheels, to build where there is no index
+	$(PIP) wheel -q $(PIP_ARGS) -c constraints.txt -w build/wheels setuptools wheel tokenizers transformers \
+	  '.[train,lora,languages,pipeline,eval,harness,web]'
 
 bench: $(VENV)/dev.stamp  ## measure; results go to build/bench as JSON
 	@mkdir -p build/bench

@@ -43,6 +43,9 @@ UNUSED = (
     "pyarrow/tests",
     "pyarrow/include",
     "pyarrow/src",
+    "pyarrow/**/*.p[yx][xdi]",
+    "numpy/**/*.pyi",
+    "numpy/**/*.a",
     "pyarrow/*flight*",
     "pyarrow/*s3*",
     "pyarrow/libarrow_python*.so",
@@ -57,11 +60,19 @@ UNUSED = (
     "sympy/**/tests",
     "networkx/**/tests",
 )
-# What of transformers can't be imported without torch: its models. Tokenizers stay, and the tables
-# in models/auto, which they are found by.
+# What of transformers is of no use without torch: its models, and what makes their inputs of images
+# and sound. Tokenizers stay, and the tables in models/auto, which they are found by.
 UNUSED_WITHOUT_TORCH = tuple(
     f"transformers/models/*/{kind}_*.py"
-    for kind in ("modeling", "modular", "image_processing", "video_processing", "convert")
+    for kind in (
+        "modeling",
+        "modular",
+        "processing",
+        "image_processing",
+        "video_processing",
+        "feature_extraction",
+        "convert",
+    )
 )
 
 

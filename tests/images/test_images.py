@@ -82,7 +82,7 @@ def test_it_imports_what_its_role_needs(engine: Engine, role: str) -> None:
 
 def test_no_secret_cache_or_installer_is_left(engine: Engine, role: str) -> None:
     script = (
-        "ls -d /etc/pip.conf /run/secrets/* /wheels/* /root/.cache /src /opt/venv/bin/pip* "
+        "ls -d /etc/pip.conf /run/secrets/* /wheels/* ~root/.cache /src /opt/venv/bin/pip* "
         "/opt/vila/tests /opt/vila/.git 2>/dev/null; "
         "find / -xdev -name pip -path '*/.cache/*' 2>/dev/null; "
         "python3 -c 'import pip' 2>/dev/null && echo pip; true"
