@@ -154,7 +154,7 @@ def planned_loader(
 
 def _newest(store: Store, config: Mapping[str, Any]) -> tuple[str, str] | None:
     """Return run and artifact digest of the newest prepare result with this config."""
-    from components.runtime.record import list_runs
+    from vila_ops.run_index import RunIndex
 
     found: dict[str, str] = {}
     for name in store.children("cache"):
@@ -162,7 +162,7 @@ def _newest(store: Store, config: Mapping[str, Any]) -> tuple[str, str] | None:
         parts = entry.get("key_parts") or {}
         if parts.get("stage") == "prepare" and parts.get("config") == config:
             found[entry["run_id"]] = entry["outputs"]["data"]["sha256"]
-    for run in list_runs(store):  # newest first
+    for run in RunIndex(store).ids():  # newest first
         if run in found:
             return run, found[run]
     return None

@@ -26,6 +26,7 @@ from vila_core.store import Store
 from vila_ops.data.versions import pin
 from vila_ops.driver.graph import Graph, parse_graph
 from vila_ops.recipes import Recipe, pipeline_files
+from vila_ops.run_index import RunIndex
 from vila_ops.view import RunView, TaskView, make_view
 
 PACKAGES = ("torch", "transformers", "deepspeed", "kfp", "numpy", "wandb")
@@ -114,9 +115,9 @@ def find_run(store: Store, text: str) -> str:
 
     A name means its newest run. Raises UserError when no run, or more than one, is meant.
     """
-    runs = record.list_runs(store)
-    if text in runs:
+    if _is_run(store, text):
         return text
+    runs = RunIndex(store).ids()
     if not runs:
         raise UserError(f"no runs in {store.uri} yet; start one with: vila run quickstart")
     if text == "last":
@@ -135,14 +136,16 @@ def find_run(store: Store, text: str) -> str:
     raise UserError(f"there is no run '{text}'; {hint}")
 
 
+def _is_run(store: Store, text: str) -> bool:
+    try:
+        return "/" not in text and store.exists(f"runs/{text}/run.json")
+    except ValueError:  # no store key: so it is no run id
+        return False
+
+
 def load_view(store: Store, run_id: str) -> RunView:
     """Read a run as people see it. Raises NotFound."""
     return make_view(record.RunRecord.load(store, run_id))
-
-
-def list_views(store: Store) -> list[RunView]:
-    """Read all runs, newest first."""
-    return [load_view(store, run_id) for run_id in record.list_runs(store)]
 
 
 def find_task(view: RunView, name: str) -> TaskView:

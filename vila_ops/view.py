@@ -125,13 +125,6 @@ class RunView:
             "error": self.error or None,
         }
 
-    def as_row(self) -> dict[str, Any]:
-        """Return what `vila runs --json` lists."""
-        row = self.as_json()
-        for key in ("tasks", "config_digest", "data_versions", "dvc"):
-            del row[key]
-        return row
-
 
 def make_view(record: RunRecord) -> RunView:
     """Make the view of a run from its record."""

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from components.runtime.record import Attempt, RunRecord, list_runs
+from components.runtime.record import Attempt, RunRecord
 from vila_core.store import Store
 from vila_ops.compare import flatten
+from vila_ops.run_index import RunIndex
 from vila_ops.runs import find_task, load_view
 
 MOST_RUNS = 50
@@ -114,7 +115,7 @@ def _against_earlier(store: Store, run_id: str, name: str, last: Attempt) -> Rea
 
 def _earlier(store: Store, name: str, before: str) -> Iterator[tuple[str, Attempt]]:
     """Yield the attempts at a task that began before, newest run first."""
-    for run_id in list_runs(store)[:MOST_RUNS]:
+    for run_id in RunIndex(store).ids()[:MOST_RUNS]:
         for attempt in reversed(RunRecord.load(store, run_id).tasks.get(name, ())):
             if attempt.started.get("key") and attempt.started["started_at"] < before:
                 yield run_id, attempt

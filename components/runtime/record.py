@@ -346,16 +346,6 @@ class RunRecord:
         return [rows[step] for step in sorted(rows)]
 
 
-def list_runs(store: Store) -> list[str]:
-    """Return the ids of all runs, newest first."""
-    found = []
-    for run_id in store.children("runs"):
-        run = _read(store, f"runs/{run_id}/run.json")
-        if run is not None:
-            found.append((run.get("created_at", ""), run_id))
-    return [run_id for _, run_id in sorted(found, reverse=True)]
-
-
 def _attempts(store: Store, run_id: str, task: str) -> Iterable[Attempt]:
     for name in store.children(f"runs/{run_id}/tasks/{task}"):
         attempt = _read_attempt(store, task, f"runs/{run_id}/tasks/{task}/{name}")

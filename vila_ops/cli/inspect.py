@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated
 
 import typer
 
 from vila_ops.cli import noise
 from vila_ops.cli.options import JsonOption, RunArgument, StoreOption, store_uri
+
+NEWEST = 20
+"""Runs that `vila runs` shows unless it is asked for more."""
+
+
+class RunStatus(StrEnum):
+    """How a run is doing, or ended."""
+
+    running = "running"
+    succeeded = "succeeded"
+    failed = "failed"
+    stopped = "stopped"
+    interrupted = "interrupted"
 
 
 def add(app: typer.Typer) -> None:
@@ -17,20 +31,50 @@ def add(app: typer.Typer) -> None:
     app.add_typer(noise.app, name="noise")
 
 
-def runs(json: JsonOption = False, store: StoreOption = None) -> None:
+def runs(
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            "--limit",
+            "-n",
+            min=0,
+            metavar="N",
+            help="The newest N; 0 is all.  [default: 20, with --json all]",
+            show_default=False,
+        ),
+    ] = None,
+    name: Annotated[
+        str, typer.Option("--name", metavar="TEXT", help="Only runs with this in id or recipe.")
+    ] = "",
+    status: Annotated[
+        list[RunStatus] | None, typer.Option("--status", help="Only these; may be repeated.")
+    ] = None,
+    json: JsonOption = False,
+    store: StoreOption = None,
+) -> None:
     """List the runs, newest first."""
     from vila_core.store import open_store
     from vila_ops.cli import render
-    from vila_ops.runs import list_views
+    from vila_ops.run_index import RunIndex
 
     uri = store_uri(store)
-    found = list_views(open_store(uri))
+    index = RunIndex(open_store(uri), say=_note)
+    most = (0 if json else NEWEST) if limit is None else limit
+    statuses = {one.value for one in status} if status else None
+    found = index.list(limit=most or None, statuses=statuses, name=name)
     if json:
-        _print_json([run.as_row() for run in found])
-    elif not found:
-        typer.echo(f"no runs in {uri} yet; start one with: vila run quickstart")
+        _print_json([run.as_row() for run in found.rows])
+    elif not found.rows:
+        what = "such runs" if name or statuses else "runs"
+        hint = "see: vila runs" if name or statuses else "start one with: vila run quickstart"
+        typer.echo(f"no {what} in {uri} yet; {hint}")
     else:
-        render.console().print(render.runs_table(found))
+        render.console().print(render.runs_table(found.rows))
+        if len(found.rows) < found.found:
+            _note(f"the newest {len(found.rows)} of {found.found:,}; all: vila runs --limit 0")
+    for run_id, why in sorted(found.unreadable.items()):
+        _note(f"runs/{run_id}: can't be read: {why}")
+    index.write()
 
 
 def show(run_id: RunArgument, json: JsonOption = False, store: StoreOption = None) -> None:
@@ -134,6 +178,10 @@ def compare(
         _print_json(compared.as_json())
     else:
         render.print_comparison(compared)
+
+
+def _note(text: str) -> None:
+    typer.echo(text, err=True)
 
 
 def _print_json(value: object) -> None:

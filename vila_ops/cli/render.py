@@ -11,6 +11,7 @@ from rich.text import Text
 
 from vila_ops.cli import accuracy
 from vila_ops.compare import Comparison
+from vila_ops.run_index import RunRow
 from vila_ops.view import RunView, TaskView
 
 MOST_ROWS = 24
@@ -138,7 +139,7 @@ def _registered(run: RunView, task: TaskView) -> str:
     return f"registered as {name}; a gate did not pass: vila registry show {name}"
 
 
-def runs_table(runs: Iterable[RunView]) -> Table:
+def runs_table(runs: Iterable[RunRow]) -> Table:
     """Return the table of `vila runs`."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("run", overflow="fold")
@@ -146,14 +147,13 @@ def runs_table(runs: Iterable[RunView]) -> Table:
         table.add_column(column, no_wrap=True)
     table.add_column("tasks", justify="right", no_wrap=True)
     for run in runs:
-        done = sum(task.status in ("succeeded", "cached") for task in run.tasks)
         table.add_row(
             run.run_id,
             run.recipe,
             state(run.status),
             run.started_at[:16].replace("T", " "),
             duration(run.duration_s),
-            f"{done}/{len(run.tasks)}",
+            f"{run.done}/{len(run.tasks)}",
         )
     return table
 

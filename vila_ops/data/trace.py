@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from components.registry import Registry
 from components.runtime.mirror import checkpoints_of, mirror_of
-from components.runtime.record import Attempt, RunRecord, list_runs
+from components.runtime.record import Attempt, RunRecord
 from components.runtime.workspace import work_folder
 from vila_core.data.corpus import Corpus
 from vila_core.errors import NotFound, UserError, VilaError
@@ -23,6 +23,7 @@ from vila_core.stages._training import open_corpora
 from vila_core.store import Store, fetch_below, ref_of
 from vila_ops.planned_data import at_hand, planned_loader
 from vila_ops.recipes import stage_config
+from vila_ops.run_index import RunIndex
 
 if TYPE_CHECKING:
     from vila_core.data.loader import PackLoader
@@ -113,7 +114,7 @@ def uses(store: Store, keys: Sequence[str]) -> Seen:
     untold: list[str] = []
     seen: set[str] = set()
     versions = list(_versions(store))
-    runs = list_runs(store)
+    runs = RunIndex(store).ids()
     for run_id in runs:
         record = RunRecord.load(store, run_id)
         for name, attempts in record.tasks.items():

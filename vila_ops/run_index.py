@@ -1,0 +1,336 @@
+"""The index of runs: thousands are listed without reading thousands of records.
+
+    index/runs-1.json.gz     {"runs": {run id: its row, and what proves that the row still holds}}
+
+The index is a cache that only readers write. Whoever creates, drives, resumes or deletes a run
+knows nothing of it, so it makes no difference which machine does that, or which version of this
+code. It may be deleted at any time: the next listing makes it again.
+
+What a listing returns is what reading every record would have returned at that time:
+
+1. Which runs there are is always asked of the store itself. An unknown run's record is read.
+2. What never changes once `run.json` is there (name, recipe, start) is taken from the index.
+3. A status is taken from the index only with a proof, obtained in this very listing:
+   - a run that succeeded never changes again (`vila resume` refuses it);
+   - a run that failed or was stopped changes only by a resume, which removes `end.json`, and the
+     next end writes another one: it is unchanged while the etag of `end.json` is the same;
+   - a run whose driver died without a word is unchanged while nothing in its record is (names and
+     etags; in a directory names, times and sizes). Where its driver ran on this very machine, only
+     a judgement that was made here counts: elsewhere nobody can ask for the process.
+   - a run that was running is read again, always.
+   Rows that are not part of the answer are not proven, and their status is not used for it.
+4. Every proof is taken before the record that it stands for is read: a change in between makes the
+   proof fail next time, never a wrong row pass.
+5. The index is replaced as a whole by compare-and-swap. Losing that race loses work, not truth.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import json
+import os
+import platform
+import zlib
+from collections.abc import Callable, Container, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from components.runtime.record import RunRecord
+from vila_core.errors import NotFound, StoreError
+from vila_core.jsonio import digest, dumps
+from vila_core.store import Store
+from vila_ops.view import RunView, make_view
+
+KEY = "index/runs-1.json.gz"
+"""The number is the format's: versions of this code with another format keep another index."""
+WORTH_WRITING = 8
+"""With fewer news than this, reading them again next time costs less than writing the index."""
+REMOTE_THREADS = 8
+
+_MALFORMED = (ValueError, KeyError, TypeError, AttributeError)  # what foreign JSON leads to
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True)
+class TaskRow:
+    """A task in a list of runs."""
+
+    name: str
+    stage: str
+    status: str
+    duration_s: float | None
+
+
+@dataclass(frozen=True)
+class RunRow:
+    """A run in a list of runs."""
+
+    run_id: str
+    name: str
+    recipe: str
+    runner: str
+    status: str
+    started_at: str
+    duration_s: float | None
+    code_digest: str
+    error: str
+    metrics: Mapping[str, float]
+    tasks: tuple[TaskRow, ...]
+
+    @property
+    def done(self) -> int:
+        """How many of the tasks are done."""
+        return sum(task.status in ("succeeded", "cached") for task in self.tasks)
+
+    def as_row(self) -> dict[str, Any]:
+        """Return what `vila runs --json` lists."""
+        return {
+            "run_id": self.run_id,
+            "name": self.name,
+            "recipe": self.recipe,
+            "runner": self.runner,
+            "status": self.status,
+            "started_at": self.started_at,
+            "duration_s": self.duration_s,
+            "code_digest": self.code_digest,
+            "metrics": dict(self.metrics),
+            "error": self.error or None,
+        }
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Runs, newest first; of those that were read anew, all that is known (`fresh`, by run id).
+
+    `found` is how many runs the question meant before `limit` cut them. Records that can't be read
+    are told with the reason, and are no reason to show nothing.
+    """
+
+    rows: tuple[RunRow, ...]
+    found: int
+    fresh: Mapping[str, RunView] = field(default_factory=dict)
+    unreadable: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Entry:
+    row: RunRow
+    proof: Mapping[str, Any] = field(default_factory=dict)  # empty: to be read again
+
+    @property
+    def kept(self) -> bool:
+        return bool(self.proof)
+
+
+class RunIndex:
+    """Lists the runs of a store. Keep it to list again cheaply; it is not for several threads."""
+
+    def __init__(self, store: Store, say: Callable[[str], None] = lambda text: None) -> None:
+        """Use a store; `say` is told when there is much to read."""
+        self._store = store
+        self._say = say
+        self._entries: dict[str, _Entry] = {}
+        self._tag: str | None = None
+        self._opened = False
+        self._news = 0
+        self._unreadable: dict[str, str] = {}
+        self._fresh: dict[str, RunView] = {}
+
+    def ids(self) -> list[str]:
+        """Return the ids of all runs, newest first. Raises StoreError."""
+        self._meet()
+        self.write()
+        return [row.run_id for row in self._sorted()]
+
+    def list(
+        self, *, limit: int | None = None, statuses: Container[str] | None = None, name: str = ""
+    ) -> Listing:
+        """Return the newest `limit` runs whose name, recipe or id holds `name`. Raises StoreError.
+
+        `statuses` leaves out the runs that are in none of them. The index is not written: `write`
+        does that, so that an answer can be shown first.
+        """
+        self._meet()
+        name = name.casefold()
+        rows = [
+            row
+            for row in self._sorted()
+            if not name or any(name in text.casefold() for text in (row.run_id, row.recipe))
+        ]
+        if statuses is None:
+            found = len(rows)
+            chosen = self._proven(row.run_id for row in rows[:limit])
+        else:
+            meant = [row for row in self._proven(row.run_id for row in rows)]
+            meant = [row for row in meant if row.status in statuses]
+            found, chosen = len(meant), meant[:limit]
+        ids = {row.run_id for row in chosen}
+        fresh = {run_id: view for run_id, view in self._fresh.items() if run_id in ids}
+        return Listing(tuple(chosen), found, fresh, dict(self._unreadable))
+
+    def write(self) -> None:
+        """Replace the index in the store, if there is enough news; never fails for it."""
+        if self._news < WORTH_WRITING:
+            return
+        data = _packed({run_id: one for run_id, one in self._entries.items() if one.kept})
+        # A store that may only be read is listed slowly, but it is listed.
+        with contextlib.suppress(StoreError):
+            self._tag = self._store.swap(KEY, data, expected=self._tag)
+        self._news = 0
+
+    def _sorted(self) -> list[RunRow]:
+        rows = [entry.row for entry in self._entries.values()]
+        return sorted(rows, key=lambda row: (row.started_at, row.run_id), reverse=True)
+
+    def _meet(self) -> None:
+        """Learn which runs there are, and read those that nobody has read before."""
+        self._fresh, self._unreadable = {}, {}
+        if self._opened:
+            present = self._store.children("runs")
+        else:
+            with ThreadPoolExecutor(1) as aside:
+                asked = aside.submit(self._store.children, "runs")
+                self._open()
+                present = asked.result()
+        known = set(present)
+        for run_id in [run_id for run_id in self._entries if run_id not in known]:
+            del self._entries[run_id]
+            self._news += 1
+        unknown = [run_id for run_id in present if run_id not in self._entries]
+        if len(unknown) >= 500:
+            self._say(f"reading {len(unknown):,} runs for the index; later listings need not")
+        self._read(unknown)
+
+    def _open(self) -> None:
+        self._tag = self._store.etag(KEY)
+        if self._tag is not None:
+            try:
+                self._entries = _unpacked(self._store.read(KEY))
+            except (NotFound, *_MALFORMED, OSError, EOFError, zlib.error):
+                self._entries = {}  # deleted just now, or not ours: it is made again
+        self._opened = True
+
+    def _proven(self, run_ids: Iterable[str]) -> list[RunRow]:
+        """Return rows whose status was proven, or read, since the last `_meet`."""
+        wanted = list(run_ids)
+        doubtful = [
+            run_id
+            for run_id in wanted
+            if run_id not in self._fresh and not self._entries[run_id].proof.get("final")
+        ]
+        holds = _side_by_side(self._store, self._holds, doubtful)
+        self._read([run_id for run_id, held in zip(doubtful, holds, strict=True) if not held])
+        return [self._entries[run_id].row for run_id in wanted if run_id in self._entries]
+
+    def _holds(self, run_id: str) -> bool:
+        proof = self._entries[run_id].proof
+        if "end" in proof:
+            return self._store.etag(f"runs/{run_id}/end.json") == proof["end"]
+        if "unchanged" in proof:
+            here = platform.node()
+            judged = proof["judged_on"] == here or proof["driver_on"] != here
+            return judged and _fingerprint(self._store, run_id) == proof["unchanged"]
+        return False
+
+    def _read(self, run_ids: list[str]) -> None:
+        """Read records anew; what is no run leaves the index."""
+        for run_id, read in zip(
+            run_ids, _side_by_side(self._store, self._read_one, run_ids), strict=True
+        ):
+            self._entries.pop(run_id, None)
+            if isinstance(read, str):
+                self._unreadable[run_id] = read
+            elif read is not None:
+                view, proof = read
+                self._entries[run_id] = _Entry(_row(view), proof)
+                self._fresh[run_id] = view
+                self._news += bool(proof)
+
+    def _read_one(self, run_id: str) -> tuple[RunView, dict[str, Any]] | str | None:
+        """Return a run and the proof for its row; why it can't be read; None where is no run."""
+        try:
+            end = self._store.etag(f"runs/{run_id}/end.json")
+            # Of a run that did not end, everything may count; of others nothing more is asked.
+            whole = _fingerprint(self._store, run_id) if end is None else None
+            record = RunRecord.load(self._store, run_id)
+            view = make_view(record)
+        except NotFound:
+            return None
+        except _MALFORMED as error:
+            return f"{type(error).__name__}: {error}"
+        if view.status == "succeeded":
+            return view, {"final": True}
+        if record.end is not None:
+            return view, {} if end is None else {"end": end}
+        if view.status == "interrupted" and whole is not None:
+            driver = (record.driver or {}).get("host")
+            return view, {"unchanged": whole, "judged_on": platform.node(), "driver_on": driver}
+        return view, {}
+
+
+def _fingerprint(store: Store, run_id: str) -> str:
+    """Return what stays the same exactly while nothing in a run's record changes."""
+    folder = store.local_path(f"runs/{run_id}")
+    if folder is None:
+        return digest(list(store.etags(f"runs/{run_id}/")))
+    found = []
+    for base, _, names in os.walk(folder):
+        for name in names:
+            path = os.path.join(base, name)
+            with contextlib.suppress(FileNotFoundError):  # being written, or just replaced
+                seen = os.stat(path)
+                found.append([path, seen.st_mtime_ns, seen.st_size, seen.st_ino])
+    return digest(sorted(found))
+
+
+def _side_by_side(
+    store: Store, ask: Callable[[Item], Answer], items: list[Item]
+) -> Iterable[Answer]:
+    """Yield the answers in order; a remote store is asked for several at a time."""
+    if store.local_path("") is not None or len(items) < 2:
+        return [ask(item) for item in items]
+    with ThreadPoolExecutor(REMOTE_THREADS) as threads:
+        return list(threads.map(ask, items))
+
+
+def _row(view: RunView) -> RunRow:
+    return RunRow(
+        run_id=view.run_id,
+        name=view.name,
+        recipe=view.recipe,
+        runner=view.runner,
+        status=view.status,
+        started_at=view.started_at,
+        duration_s=view.duration_s,
+        code_digest=view.code_digest,
+        error=view.error,
+        metrics=view.metrics,
+        tasks=tuple(
+            TaskRow(task.name, task.stage, task.status, task.duration_s) for task in view.tasks
+        ),
+    )
+
+
+def _packed(entries: Mapping[str, _Entry]) -> bytes:
+    runs = {
+        run_id: {
+            **{name: value for name, value in vars(entry.row).items() if name != "run_id"},
+            "tasks": [list(vars(task).values()) for task in entry.row.tasks],
+            "proof": entry.proof,
+        }
+        for run_id, entry in entries.items()
+    }
+    return gzip.compress(dumps({"runs": runs}).encode(), compresslevel=1, mtime=0)
+
+
+def _unpacked(data: bytes) -> dict[str, _Entry]:
+    entries = {}
+    for run_id, value in json.loads(gzip.decompress(data))["runs"].items():
+        tasks = tuple(TaskRow(*task) for task in value.pop("tasks"))
+        proof = value.pop("proof")
+        entries[run_id] = _Entry(RunRow(run_id=run_id, tasks=tasks, **value), proof)
+    return entries
