@@ -69,7 +69,7 @@ def runs(
         hint = "see: vila runs" if name or statuses else "start one with: vila run quickstart"
         typer.echo(f"no {what} in {uri} yet; {hint}")
     else:
-        render.console().print(render.runs_table(found.rows))
+        render.print_runs(found.rows)
         if len(found.rows) < found.found:
             _note(f"the newest {len(found.rows)} of {found.found:,}; all: vila runs --limit 0")
     for run_id, why in sorted(found.unreadable.items()):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import functools
+from collections.abc import Iterable, Sequence
 
 from rich.console import Console, Group, RenderableType
 from rich.progress_bar import ProgressBar
+from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
@@ -139,23 +141,37 @@ def _registered(run: RunView, task: TaskView) -> str:
     return f"registered as {name}; a gate did not pass: vila registry show {name}"
 
 
-def runs_table(runs: Iterable[RunRow]) -> Table:
-    """Return the table of `vila runs`."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("run", overflow="fold")
-    for column in ("recipe", "state", "started", "time"):
-        table.add_column(column, no_wrap=True)
-    table.add_column("tasks", justify="right", no_wrap=True)
-    for run in runs:
-        table.add_row(
+def print_runs(runs: Sequence[RunRow]) -> None:
+    """Print the table of `vila runs`; plainly, as rich needs seconds for thousands of rows."""
+    out = console()
+    rows = [("run", "recipe", "state", "started", "time", "tasks")]
+    rows += [
+        (
             run.run_id,
             run.recipe,
-            state(run.status),
+            run.status,
             run.started_at[:16].replace("T", " "),
             duration(run.duration_s),
             f"{run.done}/{len(run.tasks)}",
         )
-    return table
+        for run in runs
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)]
+        cells[-1] = f"{row[-1]:>{widths[-1]}}"
+        if out.is_terminal and not out.no_color:
+            cells = [style.render(cell) for cell, style in zip(cells, _styles(row[2]), strict=True)]
+        lines.append("  ".join(cells).rstrip())
+    out.file.write("\n".join(lines) + "\n")
+
+
+@functools.cache
+def _styles(status: str) -> list[Style]:
+    plain = Style.parse("bold" if status == "state" else "none")
+    shown = plain if status == "state" else Style.parse(STYLES.get(status, "dim"))
+    return [plain, plain, shown, plain, plain, plain]
 
 
 def print_comparison(compared: Comparison) -> None:
