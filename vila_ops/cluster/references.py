@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from vila_ops.cluster.generate import keys_of
 from vila_ops.cluster.patch import Manifest
 from vila_ops.cluster.render import containers_of
 
@@ -83,8 +84,8 @@ class _There:
             if manifest["kind"] == "ConfigMap":
                 self.keys["ConfigMap"][place] = frozenset(manifest.get("data", {}))
             elif manifest["kind"] == "Secret":
-                named = manifest["metadata"].get("annotations", {}).get("vila.dev/generate", "")
-                keys = {*manifest.get("stringData", {}), *manifest.get("data", {}), *named.split()}
+                named = keys_of(manifest)
+                keys = {*manifest.get("stringData", {}), *manifest.get("data", {}), *named}
                 self.keys["Secret"][place] = frozenset(keys)
             elif manifest["kind"] == "ExternalSecret":
                 target = (place[0], manifest["spec"]["target"]["name"])
@@ -136,6 +137,9 @@ def _of_pod(pod: Pod, there: _There) -> Iterator[str]:
     priority = spec.get("priorityClassName")
     if priority not in there.names("PriorityClass"):
         yield f"{pod.owner}: priorityClassName {priority}: no such class"
+    for spread in spec.get("topologySpreadConstraints", []):
+        if not selects(spread["labelSelector"], pod.labels):
+            yield f"{pod.owner}: topologySpreadConstraints: does not select its own pods"
     volumes = {volume["name"]: volume for volume in spec.get("volumes", [])}
     mounted: set[str] = set()
     for container in containers_of(dict(spec)):
@@ -183,7 +187,8 @@ def _config_of(pod: Pod) -> Iterator[tuple[str, str, frozenset[str]]]:
                 yield kind, volume[field][named], frozenset(item["key"] for item in items)
 
 
-def _selects(selector: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
+def selects(selector: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
+    """Return whether a LabelSelector selects what has these labels."""
     for key, value in selector.get("matchLabels", {}).items():
         if labels.get(key) != value:
             return False
@@ -221,7 +226,7 @@ def _service(manifest: Manifest, there: _There) -> Iterator[str]:
 
 def _chosen(there: _There, namespace: str, selector: Mapping[str, Any]) -> list[Pod]:
     return [
-        pod for pod in there.pods if pod.namespace == namespace and _selects(selector, pod.labels)
+        pod for pod in there.pods if pod.namespace == namespace and selects(selector, pod.labels)
     ]
 
 
@@ -238,7 +243,7 @@ def _budget(manifest: Manifest, there: _There) -> Iterator[str]:
 def _policy(manifest: Manifest, there: _There) -> Iterator[str]:
     spec = manifest["spec"]
     pods = _chosen(there, _namespace(manifest), spec["podSelector"])
-    of_runs = any(_selects(spec["podSelector"], labels) for labels in RUN_PODS)
+    of_runs = any(selects(spec["podSelector"], labels) for labels in RUN_PODS)
     if not pods and not of_runs:
         yield "podSelector: selects no pod"
     for rule in spec.get("ingress", []):
@@ -261,7 +266,7 @@ def _peer(peer: Mapping[str, Any], there: _There) -> Iterator[str]:
     if "podSelector" not in peer or named == "kube-system":
         return
     known = [pod.labels for pod in there.pods] + [*RUN_PODS, *KFP_PODS]
-    if not any(_selects(peer["podSelector"], labels) for labels in known):
+    if not any(selects(peer["podSelector"], labels) for labels in known):
         yield f"podSelector: {peer['podSelector']}: no pod is like that"
 
 
@@ -274,7 +279,7 @@ def _stateful_set(manifest: Manifest, there: _There) -> Iterator[str]:
 
 def _own_selector(manifest: Manifest, there: _There) -> Iterator[str]:
     spec = manifest["spec"]
-    if not _selects(spec["selector"], spec["template"]["metadata"]["labels"]):
+    if not selects(spec["selector"], spec["template"]["metadata"]["labels"]):
         yield "selector: does not select its own pods"
 
 
@@ -294,7 +299,7 @@ def _service_monitor(manifest: Manifest, there: _There) -> Iterator[str]:
         for item in there.manifests
         if item["kind"] == "Service"
         and _namespace(item) == _namespace(manifest)
-        and _selects(manifest["spec"]["selector"], item["metadata"].get("labels", {}))
+        and selects(manifest["spec"]["selector"], item["metadata"].get("labels", {}))
     ]
     ports = {port["name"] for service in services for port in service["spec"]["ports"]}
     for endpoint in manifest["spec"]["endpoints"]:
@@ -309,7 +314,7 @@ def _local_queue(manifest: Manifest, there: _There) -> Iterator[str]:
         yield f"clusterQueue: no ClusterQueue {name}"
         return
     labels = {"kubernetes.io/metadata.name": _namespace(manifest)}
-    if not _selects(queue["spec"]["namespaceSelector"], labels):
+    if not selects(queue["spec"]["namespaceSelector"], labels):
         yield f"clusterQueue: {name} takes nothing from namespace {_namespace(manifest)}"
 
 

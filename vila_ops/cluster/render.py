@@ -227,19 +227,24 @@ def _image(text: str, image: Mapping[str, str]) -> str:
     return head + (f"{at}{digest}" if digest else f":{tag}" if tag else "")
 
 
-def containers_of(value: Any) -> list[dict[str, Any]]:
-    """Return every container and init container in an object, wherever its pod template stands."""
+def pod_specs(value: Any) -> list[dict[str, Any]]:
+    """Return every pod spec in an object, wherever its pod template stands."""
     found: list[dict[str, Any]] = []
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            if key in ("containers", "initContainers") and isinstance(inner, list):
-                found += [item for item in inner if isinstance(item, dict) and "image" in item]
-            else:
-                found += containers_of(inner)
+    if isinstance(value, dict):
+        if isinstance(value.get("containers"), list):
+            return [value]
+        for inner in value.values():
+            found += pod_specs(inner)
     elif isinstance(value, list):
         for inner in value:
-            found += containers_of(inner)
+            found += pod_specs(inner)
     return found
+
+
+def containers_of(value: Any) -> list[dict[str, Any]]:
+    """Return every container and init container in an object."""
+    kinds = ("initContainers", "containers")
+    return [item for spec in pod_specs(value) for kind in kinds for item in spec.get(kind, [])]
 
 
 def _listed(names: frozenset[str]) -> str:
