@@ -21,6 +21,7 @@ COPY components /opt/vila/components
 COPY pipelines /opt/vila/pipelines
 COPY vila_ops /opt/vila/vila_ops
 COPY configs /opt/vila/configs
+COPY k8s /opt/vila/k8s
 RUN /opt/venv/bin/python sbom.py --role eval --out /opt/vila/sbom.cdx.json && \
     chmod -R a+rX /opt/vila && /opt/venv/bin/python -m compileall -q /opt/vila
 
@@ -33,7 +34,7 @@ RUN groupadd --gid 10001 vila && \
 # The root file system may be read-only: only /tmp and the cache are written.
 ENV PATH=/opt/venv/bin:$PATH HOME=/tmp USER=vila VILA_CACHE=/var/cache/vila \
     PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false \
-    HF_HUB_OFFLINE=1
+    HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
 WORKDIR /tmp
 USER 10001:10001
 CMD ["vila", "--help"]

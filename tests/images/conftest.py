@@ -15,6 +15,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 ROLES = ("data", "train", "eval", "ops")
+os.environ.setdefault("CONTAINERS_CONF", str(ROOT / "images" / "containers.conf"))
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,6 @@ def image(role: str) -> str:
 @pytest.fixture(scope="session")
 def engine() -> Engine:
     """The engine that has the images. Without: skipped, or failed where CI says they must be."""
-    os.environ.setdefault("CONTAINERS_CONF", str(ROOT / "images" / "containers.conf"))
     why = "neither podman nor docker is installed"
     for name in ("podman", "docker"):
         if shutil.which(name) is None:

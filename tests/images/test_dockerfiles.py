@@ -59,6 +59,14 @@ def test_what_is_installed_is_in_the_lock(role: str) -> None:
         assert extra in project["optional-dependencies"]
 
 
+@pytest.mark.parametrize("role", ROLES)
+def test_the_whole_package_is_in_it(role: str) -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    for pattern in settings["packages"]["find"]["include"]:
+        name = pattern.rstrip("*")
+        assert f"\nCOPY {name} /opt/vila/{name}\n" in dockerfile(role)
+
+
 def test_only_the_commands_image_holds_all_of_kfp() -> None:
     for role in ("data", "train", "eval"):
         assert "--no-deps kfp" in dockerfile(role)

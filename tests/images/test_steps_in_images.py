@@ -27,7 +27,7 @@ pytestmark = pytest.mark.slow
 
 WORLD = {"captions": 40, "documents": 30, "conversations": 40, "questions": 3, "instructions": 40}
 EVALS = {"eval_items": 4, "eval_digits": 10}
-STEPS = {"steps": 2, "warmup_steps": 1}
+STEPS = {"steps": 2, "warmup_steps": 1, "lr": 1e-3}
 
 
 @dataclass(frozen=True)
@@ -109,8 +109,8 @@ def steps(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Steps:
 
 def test_the_recipe_goes_through_all_four_images(steps: Steps) -> None:
     data = steps.run(prepare, {"miniature": WORLD | EVALS})["data"]
-    tower = steps.run(vision_tower, {"train": STEPS}, {"data": data})["model"]
-    language = steps.run(language_model, {"train": STEPS}, {"data": data})["model"]
+    tower = steps.run(vision_tower, {"train": STEPS})["model"]
+    language = steps.run(language_model, {"train": STEPS})["model"]
     config = {"trains": ["projector"], "mixture": {"coyo": 1.0}, "train": STEPS}
     bases = {"vision_tower": tower, "language_model": language}
     aligned = steps.run(align, config, {"data": data, **bases})["model"]
