@@ -4,8 +4,8 @@ Runs in the build stage with the base image's own Python and the standard librar
 
     python images/install.py --extras train,lora --also kubernetes --no-deps kfp
 
-What is installed comes from pyproject.toml (the extras) and constraints.txt (the versions); a
-base image that brings torch keeps its own.
+Run again it adds what is missing. What is installed comes from pyproject.toml (the extras) and
+constraints.txt (the versions); a base image that brings torch keeps its own.
 """
 
 from __future__ import annotations
@@ -170,7 +170,8 @@ class Installer:
         self._tool = work / "pip" / "bin" / "python"
         self._args = pip_args
         _call([sys.executable, "-m", "venv", str(work / "pip")])
-        _call([sys.executable, "-m", "venv", "--without-pip", str(venv)])
+        if not venv.exists():  # else an earlier step of the build began to fill it
+            _call([sys.executable, "-m", "venv", "--without-pip", str(venv)])
         version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
         self.site = venv / "lib" / version / "site-packages"
 

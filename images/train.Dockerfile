@@ -12,6 +12,11 @@ ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /src
 COPY pyproject.toml constraints.txt images/install.py images/sbom.py ./
 # Both secrets are optional and stay in no layer: pip's configuration and the CA that it trusts.
+# The same step in train and eval, so that an engine with a cache does it once.
+RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
+    --mount=type=secret,id=ca_bundle,target=/run/secrets/ca_bundle \
+    --mount=type=bind,from=wheels,target=/wheels \
+    PIP_ARGS="$PIP_ARGS" python install.py --extras train
 RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
     --mount=type=secret,id=ca_bundle,target=/run/secrets/ca_bundle \
     --mount=type=bind,from=wheels,target=/wheels \
