@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from vila_core.errors import UserError
 from vila_ops.cluster.config import ClusterConfig, cluster_files, load_cluster
 from vila_ops.cluster.generate import generated
 from vila_ops.cluster.manifests import manifests
-from vila_ops.cluster.references import dangling
+from vila_ops.cluster.references import dangling, secrets_by_hand
 from vila_ops.cluster.render import containers_of, pod_specs
 
 CLUSTERS = sorted(cluster_files())
@@ -144,13 +145,14 @@ def test_secrets_are_made_once_and_alike_in_every_namespace() -> None:
         ("vila", "vila-minio-root"),
         ("vila", "vila-store-credentials"),
         ("kubeflow", "vila-store-credentials"),
+        ("vila", "vila-dashboard-tokens"),
     }
     credentials = first["vila", "vila-store-credentials"]
     assert credentials == first["kubeflow", "vila-store-credentials"]
     assert len(credentials["AWS_ACCESS_KEY_ID"]) == 20
     assert len(credentials["AWS_SECRET_ACCESS_KEY"]) == 40
     values = [value for data in first.values() for value in data.values()]
-    assert len(set(values)) == 4
+    assert len(set(values)) == 6
 
     def there(namespace: str, name: str) -> Mapping[str, str] | None:
         if namespace == "kubeflow":  # deleted there: it comes back with the values of the other
@@ -167,3 +169,24 @@ def test_two_namespaces_with_different_values_are_told() -> None:
 
     with pytest.raises(UserError, match="vila-store-credentials: AWS_ACCESS_KEY_ID differs"):
         generated(objects("kind"), there)
+
+
+def test_the_dashboard_takes_the_token_that_is_made(tmp_path: Path) -> None:
+    tokens_of = pytest.importorskip("vila_ops.web.tokens")
+
+    made = secrets(generated(objects("kind"), lambda namespace, name: None))
+    data = made["vila", "vila-dashboard-tokens"]
+    (tmp_path / "tokens").write_text(data["tokens"])
+    tokens = tokens_of.Tokens(tmp_path / "tokens")
+    assert tokens.name_of(data["token"]) == "admin"
+    assert tokens.name_of("another") is None
+    assert data["token"] not in data["tokens"]
+
+
+def test_the_authority_of_the_stores_certificate() -> None:
+    store = load_cluster("airgapped").store.model_dump()
+    made = manifests(config("airgapped", store=store | {"ca_secret": "house-ca"}))
+    assert dangling(made) == []
+    assert ("vila", "house-ca") in secrets_by_hand(made)
+    for kind, name in (("Deployment", "vila-dashboard"), ("Job", "vila-bootstrap")):
+        assert environment(made, kind, name)["AWS_CA_BUNDLE"]["value"] == "/etc/vila/ca/ca.crt"

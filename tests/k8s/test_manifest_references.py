@@ -14,7 +14,7 @@ from vila_ops.cluster.references import dangling, secrets_by_hand
 Path = tuple[str | int, ...]
 
 BY_HAND = {
-    "kind": {("vila", "vila-dashboard-tokens")},
+    "kind": set(),
     "gpu-cluster": set(),
     "airgapped": {
         ("vila", "vila-store-credentials"),
@@ -66,6 +66,9 @@ REFERENCES: set[tuple[str, ...]] = {
     ("service", "name"),
     ("service", "port", "name"),
     ("endpoints", "port"),
+    ("credentials", "name"),
+    ("credentials", "key"),
+    ("items", "key"),
     ("scopeSelector", "matchExpressions", "values"),
     ("ingress", "ports", "port"),
 }
@@ -177,7 +180,7 @@ def test_a_claim_and_a_key_that_are_not_there() -> None:
     manifests = objects("kind")
     pod = one(manifests, "Job", "vila-bootstrap")["spec"]["template"]["spec"]
     pod["volumes"][1] = {"name": "cache", "persistentVolumeClaim": {"claimName": "none"}}
-    pod["containers"][0]["env"][0]["valueFrom"]["secretKeyRef"]["key"] = "AWS_KEY"
+    pod["containers"][0]["env"][1]["valueFrom"]["secretKeyRef"]["key"] = "AWS_KEY"
     assert dangling(manifests) == [
         "Job vila-bootstrap: volumes: cache: no PersistentVolumeClaim none",
         "Job vila-bootstrap: Secret vila-store-credentials: has no key AWS_KEY",

@@ -7,6 +7,7 @@ stay in the cluster; a Secret of the same name has the same values in every name
 from __future__ import annotations
 
 import base64
+import hashlib
 import secrets
 import string
 from collections.abc import Callable, Mapping
@@ -15,7 +16,7 @@ from vila_core.errors import UserError
 from vila_ops.cluster.patch import Manifest
 
 GENERATE = "vila.dev/generate"
-"""The annotation: names of keys, with spaces between."""
+"""The annotation: names of keys, with spaces between; `tokens` is made from `token` before it."""
 
 Existing = Callable[[str, str], Mapping[str, str] | None]
 """(namespace, name) to the data of a Secret on the cluster, base64 as Kubernetes gives it."""
@@ -44,9 +45,9 @@ def generated(manifests: list[Manifest], existing: Existing) -> list[Manifest]:
                 )
     for manifest in wanted:
         known = values[manifest["metadata"]["name"]]
-        manifest["stringData"] = {
-            key: known.setdefault(key, _random(key)) for key in keys_of(manifest)
-        }
+        for key in keys_of(manifest):
+            known.setdefault(key, _dashboard_tokens(known) if key == "tokens" else _random(key))
+        manifest["stringData"] = {key: known[key] for key in keys_of(manifest)}
     return manifests
 
 
@@ -59,6 +60,12 @@ def keys_of(manifest: Manifest) -> list[str]:
 
 def _is(manifest: Manifest, name: str) -> bool:
     return manifest["metadata"]["name"] == name
+
+
+def _dashboard_tokens(known: Mapping[str, str]) -> str:
+    """Return the dashboard's file of hashed tokens for the one in `token`."""
+    digest = hashlib.sha256(known["token"].encode()).hexdigest()
+    return f"session-key:{secrets.token_hex(32)}\nadmin:sha256:{digest}\n"
 
 
 def _random(key: str) -> str:

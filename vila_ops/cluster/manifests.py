@@ -13,12 +13,16 @@ from typing import Any
 from vila_ops.cluster.config import ClusterConfig, StorePlace
 from vila_ops.cluster.patch import Manifest
 from vila_ops.cluster.render import containers_of, key_of, overlay_folder, pod_specs, render
+from vila_ops.cluster.resources import CA_FOLDER
 
 SERVICES = "vila"
 """The namespace of the dashboard and of what else serves runs; the runs' own is the config's."""
 
 STORE_MAP = "vila-store"
 CREDENTIALS = "vila-store-credentials"
+
+USES_STORE = "vila.dev/uses-store"
+"""Label of pods in the services' namespace that reach the store."""
 
 _ROLE_IMAGE = re.compile(r"(?:.*/)?vila-platform/(data|train|eval|ops)(?:[:@].*)?")
 _NAME = "kubernetes.io/metadata.name"
@@ -36,6 +40,9 @@ def manifests(config: ClusterConfig) -> list[Manifest]:
         if (manifest["kind"], manifest["metadata"]["name"]) == ("ConfigMap", STORE_MAP):
             manifest["data"] = store_environment(config.store)
     found = _credentials(found, config.store.secret)
+    if config.store.ca_secret is not None:
+        for manifest in found:
+            _trust(manifest, config.store.ca_secret)
     return list({key_of(manifest): manifest for manifest in found}.values())
 
 
@@ -97,6 +104,20 @@ def _credentials(found: list[Manifest], name: str | None) -> list[Manifest]:
                 variable["valueFrom"]["secretKeyRef"]["name"] = name
         kept.append(manifest)
     return kept
+
+
+def _trust(manifest: Manifest, secret: str) -> None:
+    """Let what uses the store trust the authority in the Secret's ca.crt."""
+    template = manifest.get("spec", {}).get("template", {})
+    if USES_STORE not in template.get("metadata", {}).get("labels", {}):
+        return
+    for spec in pod_specs(manifest):
+        spec["volumes"].append({"name": "store-ca", "secret": {"secretName": secret}})
+        for container in containers_of(spec):
+            place = {"name": "AWS_CA_BUNDLE", "value": f"{CA_FOLDER}/ca.crt"}
+            container["env"].append(place)
+            mount = {"name": "store-ca", "mountPath": CA_FOLDER, "readOnly": True}
+            container["volumeMounts"].append(mount)
 
 
 def _provides_credentials(manifest: Manifest) -> bool:

@@ -66,6 +66,9 @@ def secrets_by_hand(manifests: list[Manifest]) -> dict[tuple[str, str], frozense
     for manifest in manifests:
         for secret in manifest.get("imagePullSecrets", []):
             needed.setdefault((_namespace(manifest), secret["name"]), frozenset())
+        for place, key in _scraped_with(manifest):
+            if place not in there.keys["Secret"]:
+                needed[place] = needed.get(place, frozenset()) | {key}
     return needed
 
 
@@ -305,6 +308,18 @@ def _service_monitor(manifest: Manifest, there: _There) -> Iterator[str]:
     for endpoint in manifest["spec"]["endpoints"]:
         if endpoint["port"] not in ports:
             yield f"endpoints: port {endpoint['port']}: no selected Service has it"
+    for place, key in _scraped_with(manifest):
+        if key not in there.keys["Secret"].get(place, {key}):
+            yield f"endpoints: Secret {place[1]}: has no key {key}"
+
+
+def _scraped_with(manifest: Manifest) -> Iterator[tuple[tuple[str, str], str]]:
+    """Yield place and key of each Secret that a ServiceMonitor sends."""
+    if manifest["kind"] == "ServiceMonitor":
+        for endpoint in manifest["spec"]["endpoints"]:
+            source = endpoint.get("authorization", {}).get("credentials")
+            if source:
+                yield (_namespace(manifest), source["name"]), source["key"]
 
 
 def _local_queue(manifest: Manifest, there: _There) -> Iterator[str]:

@@ -234,7 +234,7 @@ def _plain(config: ClusterConfig, place: TaskPlace) -> list[dict[str, str]]:
     if config.store.config_map is None:
         values |= {"VILA_S3_ENDPOINT": config.store.endpoint, "AWS_REGION": config.store.region}
     if config.store.ca_secret is not None:
-        values["VILA_S3_CA"] = f"{CA_FOLDER}/ca.crt"
+        values["AWS_CA_BUNDLE"] = f"{CA_FOLDER}/ca.crt"
     return [{"name": name, "value": value} for name, value in values.items()]
 
 
