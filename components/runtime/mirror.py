@@ -7,13 +7,16 @@ In a directory store the work folder is in the store already; only what stays is
 
 from __future__ import annotations
 
+import contextlib
+import json
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from vila_core.errors import StoreError
 from vila_core.store import Store, open_store
 from vila_core.store.artifacts import MANIFEST
-from vila_core.types import Mirror
 
 
 @dataclass(frozen=True)
@@ -25,20 +28,17 @@ class StoreMirror:
 
     def steps(self) -> list[int]:
         """See `Mirror`."""
-        found = []
-        for name in open_store(self.uri).list(f"{checkpoints_of(self.key)}/"):
-            *_, folder, file = name.split("/")
-            step = folder.removeprefix("step-")
-            if file == MANIFEST and step.isdigit():
-                found.append(int(step))
-        return sorted(found)
+        return sorted(step for step, files in self._found().items() if MANIFEST in files)
 
     def push(self, step: int, folder: Path) -> None:
         """See `Mirror`."""
         store = open_store(self.uri)
-        self.remove(step)  # what an interrupted push left
+        self.clear(lambda other, complete: other == step or (other < step and not complete))
+        manifest = json.loads((folder / MANIFEST).read_bytes())
+        digests = {entry["path"]: entry["sha256"] for entry in manifest["files"]}
         for path in sorted(folder.iterdir(), key=lambda path: (path.name == MANIFEST, path.name)):
-            store.upload(f"{self._place(step)}/{path.name}", path)
+            name = f"{self._place(step)}/{path.name}"
+            store.upload(name, path, sha256=digests.get(path.name))
 
     def pull(self, step: int, folder: Path) -> None:
         """See `Mirror`."""
@@ -53,6 +53,27 @@ class StoreMirror:
         for name in sorted(names, key=lambda name: (name != MANIFEST, name)):
             store.delete(f"{self._place(step)}/{name}")
 
+    def clear(self, unwanted: Callable[[int, bool], bool]) -> None:
+        """Remove checkpoints by step and completeness, and all that interrupted pushes have left.
+
+        A push of another process that is still going on begins anew then.
+        """
+        with contextlib.suppress(StoreError):  # one may have no right to that
+            open_store(self.uri).abort_uploads(f"{checkpoints_of(self.key)}/")
+        for step, files in self._found().items():
+            if unwanted(step, MANIFEST in files):
+                self.remove(step)
+
+    def _found(self) -> dict[int, set[str]]:
+        """Return the names of the files of each step, complete or not."""
+        found: dict[int, set[str]] = {}
+        for name in open_store(self.uri).list(f"{checkpoints_of(self.key)}/"):
+            *_, folder, file = name.split("/")
+            step = folder.removeprefix("step-")
+            if step.isdigit():
+                found.setdefault(int(step), set()).add(file)
+        return found
+
     def _place(self, step: int) -> str:
         return f"{checkpoints_of(self.key)}/step-{step}"
 
@@ -62,7 +83,7 @@ def checkpoints_of(key: str) -> str:
     return f"checkpoints/{key}"
 
 
-def mirror_of(store: Store, key: str) -> Mirror | None:
+def mirror_of(store: Store, key: str) -> StoreMirror | None:
     """Return the mirror of a task, None where its work folder is in the store."""
     return None if store.local_path(checkpoints_of(key)) else StoreMirror(store.uri, key)
 
@@ -71,9 +92,7 @@ def settle(store: Store, key: str, work: Path, keep_every: int) -> None:
     """After success, leave in the store the checkpoints that stay for ever, and no others."""
     mirror = mirror_of(store, key)
     if mirror is not None:
-        for step in mirror.steps():
-            if not _stays(step, keep_every):
-                mirror.remove(step)
+        mirror.clear(lambda step, complete: not (complete and _stays(step, keep_every)))
         return
     folder = store.local_path(checkpoints_of(key))
     assert folder is not None

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from components.runtime.mirror import StoreMirror
+from components.runtime.mirror import StoreMirror, settle
 from components.runtime.record import create_run
 from tests import s3_server
 from tests.runtime.conftest import Tasks
@@ -128,6 +128,25 @@ def test_a_push_replaces_what_an_interrupted_one_left(bucket: Store, tmp_path: P
     assert names | {"manifest.json"} == {path.name for path in (tmp_path / "back").iterdir()}
     mirror.remove(5)
     assert list(bucket.list("checkpoints/")) == []
+
+
+def test_nothing_of_interrupted_pushes_stays(bucket: Store, tmp_path: Path) -> None:
+    mirror = StoreMirror(bucket.uri, "k")
+    begin_an_upload(bucket, "checkpoints/k/step-2/weights-00000.safetensors")
+    bucket.write("checkpoints/k/step-2/optimizer-00000.safetensors", b"half")
+    bucket.write("checkpoints/k/step-9/weights-00000.safetensors", b"of somebody further on")
+    mirror.push(5, _checkpoint(tmp_path, 5))
+    assert {key.split("/")[2] for key in bucket.list("checkpoints/")} == {"step-5", "step-9"}
+    assert bucket.abort_uploads() == 0
+    begin_an_upload(bucket, "checkpoints/k/step-10/weights-00000.safetensors")
+    settle(bucket, "k", tmp_path, keep_every=5)
+    assert {key.split("/")[2] for key in bucket.list("checkpoints/")} == {"step-5"}
+    assert bucket.abort_uploads() == 0
+
+
+def begin_an_upload(store: Store, key: str) -> None:
+    bucket, _, prefix = store.uri.removeprefix("s3://").partition("/")
+    store._client._create_multipart_upload(bucket, f"{prefix}/{key}", {})  # type: ignore[attr-defined]
 
 
 def _checkpoint(tmp_path: Path, step: int) -> Path:

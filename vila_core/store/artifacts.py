@@ -66,7 +66,8 @@ def publish(store: Store, folder: Path, *, move: bool = False) -> ArtifactRef:
         _publish_local(store, folder, ref, manifest, move=move)
     else:
         for entry in json.loads(manifest)["files"]:
-            store.upload(f"artifacts/{ref.sha256}/{entry['path']}", folder / entry["path"])
+            key = f"artifacts/{ref.sha256}/{entry['path']}"
+            store.upload(key, folder / entry["path"], sha256=entry["sha256"])
         store.write(f"artifacts/{ref.sha256}/{MANIFEST}", manifest)
     return ref
 
@@ -87,8 +88,7 @@ def fetch(store: Store, ref: ArtifactRef, cache: Path | None = None) -> Path:
     staging = local.root / "artifacts" / f"{RESERVED}{uuid.uuid4().hex}"
     try:
         for entry in manifest["files"]:
-            store.download(f"artifacts/{ref.sha256}/{entry['path']}", staging / entry["path"])
-            _check_file(staging / entry["path"], entry, ref)
+            _download(store, ref, entry, staging / entry["path"])
         staging.mkdir(parents=True, exist_ok=True)
         _publish_local(local, staging, ref, dumps(manifest).encode(), move=True)
     finally:
@@ -106,9 +106,9 @@ def fetch_below(store: Store, ref: ArtifactRef, prefix: str, target: Path) -> Pa
     for entry in _read_manifest(store, ref)["files"]:
         if entry["path"].startswith(prefix):
             if local is None:
-                key = f"artifacts/{ref.sha256}/{entry['path']}"
-                store.download(key, target / entry["path"])
-            _check_file((local or target) / entry["path"], entry, ref)
+                _download(store, ref, entry, target / entry["path"])
+            else:
+                _check_file(local / entry["path"], entry, ref)
     return local or target
 
 
@@ -233,6 +233,15 @@ def _read_manifest(store: Store, ref: ArtifactRef) -> dict[str, Any]:
     if hashlib.sha256(data).hexdigest() != ref.sha256:
         raise Damaged(f"{ref.uri}/{MANIFEST}: does not match the artifact's digest; remove it.")
     return json.loads(data)
+
+
+def _download(store: Store, ref: ArtifactRef, entry: Mapping[str, Any], path: Path) -> None:
+    try:
+        store.download(f"artifacts/{ref.sha256}/{entry['path']}", path, sha256=entry["sha256"])
+    except NotFound:
+        raise Damaged(f"{ref.uri}/{entry['path']}: is missing from the artifact.") from None
+    except Damaged as error:
+        raise Damaged(f"{error} Remove the artifact.") from None
 
 
 def _check_file(path: Path, entry: Mapping[str, Any], ref: ArtifactRef) -> None:

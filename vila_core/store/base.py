@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 RESERVED = ".vila-"
@@ -70,12 +71,25 @@ class Store(ABC):
         """Return the sorted names directly below `folder`, keys and folders alike."""
 
     @abstractmethod
-    def upload(self, key: str, path: Path) -> None:
-        """Write a file's content, atomically, without holding it in memory."""
+    def upload(self, key: str, path: Path, *, sha256: str | None = None) -> None:
+        """Write a file's content, atomically, without holding it in memory.
+
+        Raises Damaged, and writes nothing, where the content is not that of `sha256`.
+        """
 
     @abstractmethod
-    def download(self, key: str, path: Path) -> None:
-        """Write the value into the file `path`, atomically. Raises NotFound."""
+    def download(self, key: str, path: Path, *, sha256: str | None = None) -> None:
+        """Write the value into the file `path`, atomically.
+
+        Raises NotFound, and Damaged, without a file, where the content is not that of `sha256`.
+        """
+
+    def abort_uploads(self, prefix: str = "", *, older: timedelta = timedelta()) -> int:
+        """End the uploads below `prefix` that dead processes have left; return how many.
+
+        Only those that began `older` ago: one of a living process can't be told from them.
+        """
+        return 0
 
     def exists(self, key: str) -> bool:
         """Return whether there is such a key."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from vila_core.errors import AlreadyExists, Conflict, NotFound, StoreError
+from vila_core.errors import AlreadyExists, Conflict, Damaged, NotFound, StoreError
 from vila_core.store.base import CHUNK, RESERVED, Store, check_key
 
 _FIXES = {
@@ -109,23 +109,23 @@ class FileStore(Store):
             return []
         return sorted(name for name in names if not name.startswith(RESERVED))
 
-    def upload(self, key: str, path: Path) -> None:
-        """Copy a file's content, atomically."""
+    def upload(self, key: str, path: Path, *, sha256: str | None = None) -> None:
+        """Copy a file's content, atomically. Raises Damaged where it isn't that of `sha256`."""
         target = self._path(key)
         with (
             path.open("rb") as source,
             self.explained(key, "written"),
-            _aside(target, lambda file: shutil.copyfileobj(source, file)) as aside,
+            _aside(target, lambda file: _copy(source, file, str(path), sha256)) as aside,
         ):
             aside.replace(target)
 
-    def download(self, key: str, path: Path) -> None:
-        """Copy the value into the file `path`, atomically. Raises NotFound."""
+    def download(self, key: str, path: Path, *, sha256: str | None = None) -> None:
+        """Copy the value into the file `path`, atomically. Raises NotFound, Damaged."""
         source = self._path(key)
         with (
             self.explained(key, "read"),
             source.open("rb") as value,
-            _aside(path, lambda file: shutil.copyfileobj(value, file)) as aside,
+            _aside(path, lambda file: _copy(value, file, f"{self.uri}/{key}", sha256)) as aside,
         ):
             aside.replace(path)
 
@@ -146,6 +146,18 @@ class FileStore(Store):
                 raise NotFound(f"{self.uri}/{key}: there is no such key.") from None
             reason = _FIXES.get(error.errno or 0, error.strerror or str(error))
             raise StoreError(f"{self.root / key}: can't be {verb}: {reason}.") from error
+
+
+def _copy(source: BinaryIO, target: BinaryIO, name: str, sha256: str | None) -> None:
+    if sha256 is None:
+        shutil.copyfileobj(source, target)
+        return
+    found = hashlib.sha256()
+    while chunk := source.read(CHUNK):
+        found.update(chunk)
+        target.write(chunk)
+    if found.hexdigest() != sha256:
+        raise Damaged(f"{name}: does not match its digest.")
 
 
 @contextlib.contextmanager

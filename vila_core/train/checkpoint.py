@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from vila_core.errors import VilaError
+from vila_core.errors import Damaged, VilaError
 from vila_core.jsonio import dumps
 from vila_core.train.background import BackgroundTask, Staging, Tensors
 from vila_core.train.tensor_file import Written, write_tensors, write_text
@@ -202,8 +202,11 @@ class Checkpoints:
         target = self._path(step)
         partial = self.folder / f"{_PARTIAL}{target.name}"
         self._clear_partial()
-        mirror.pull(step, partial)
-        problem = problem_of(partial)
+        try:
+            mirror.pull(step, partial)
+            problem = problem_of(partial)
+        except Damaged as error:
+            problem = str(error)
         if problem is not None:
             self.report.info(f"checkpoint {target.name} in the store is passed over: {problem}")
             shutil.rmtree(partial, ignore_errors=True)

@@ -1,0 +1,188 @@
+"""Objects from a bucket, piece by piece: several ranges at a time, in order, of one version.
+
+Each range is asked for under the condition that the object is still the same (its etag), and one
+that breaks off is gone on with where it did. Memory: `parallel` + 2 pieces.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+import threading
+import uuid
+from collections import deque
+from collections.abc import Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vila_core.errors import Conflict, Damaged, StoreError
+from vila_core.store.base import CHUNK, RESERVED
+from vila_core.store.s3_errors import OutOfRange, explained, persistently
+from vila_core.store.s3_settings import Place
+
+if TYPE_CHECKING:
+    from urllib3 import BaseHTTPResponse
+
+PIECE = 8 * 2**20
+"""Bytes that are asked for at a time."""
+
+SHA256_HEADER = "x-amz-meta-sha256"
+"""Where an object says what its content must be; what this package writes has it where known."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One version of an object: its etag, its size, the sha256 that it claims, its bytes."""
+
+    etag: str
+    size: int
+    sha256: str | None
+    pieces: Generator[bytes | bytearray]
+
+
+@dataclass
+class _Head:
+    etag: str
+    size: int
+    sha256: str | None
+
+
+def read(place: Place, *, etag: str | None = None) -> Reading:
+    """Begin to read an object, the version with that etag if one is given.
+
+    Raises NotFound, Unreachable, and Conflict when it is another version, also on the way.
+    """
+    try:
+        first, head = _range(place, 0, PIECE, etag)
+    except OutOfRange:  # an empty object has no first byte
+        with explained(place.uri, "read"):
+            found = place.client.stat_object(place.bucket, place.name)
+        metadata = found.metadata or {}
+        return Reading(found.etag or "", 0, metadata.get(SHA256_HEADER), _no_pieces())
+    return Reading(head.etag, head.size, head.sha256, _pieces(place, head, first))
+
+
+def download(place: Place, path: Path, sha256: str | None) -> None:
+    """Write an object into a file, atomically, checked.
+
+    Its sha256 must be `sha256`, or else what the object itself claims. Raises NotFound, Damaged,
+    StoreError.
+    """
+    for attempt in (1, 2, 3):
+        try:
+            return _download(place, path, sha256)
+        except (Conflict, Damaged):  # replaced while it was read; or it was the network's fault
+            if attempt == 3:
+                raise
+
+
+def check(place: Place, found: str, expected: str | None) -> None:
+    """Raise Damaged unless the sha256 is the expected one, or none is expected."""
+    if expected not in (None, found):
+        raise Damaged(
+            f"{place.uri}: does not match its digest: its sha256 is {found[:12]}…, not "
+            f"{expected[:12]}…; it was damaged in the store, or on the way."
+        )
+
+
+def _download(place: Place, path: Path, sha256: str | None) -> None:
+    reading = read(place)
+    aside = path.parent / f"{RESERVED}{uuid.uuid4().hex}"
+    try:
+        found = hashlib.sha256()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.closing(reading.pieces), aside.open("xb") as file:
+            for piece in reading.pieces:
+                found.update(piece)
+                file.write(piece)
+        check(place, found.hexdigest(), sha256 or reading.sha256)
+        aside.replace(path)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise StoreError(f"{place.uri}: can't be kept at {path}: {reason}.") from error
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _no_pieces() -> Generator[bytes]:
+    yield b""
+
+
+def _pieces(place: Place, head: _Head, first: bytearray) -> Generator[bytearray]:
+    yield first
+    start, stop = len(first), threading.Event()
+    del first
+    if start >= head.size:
+        return
+    pending: deque[Future[tuple[bytearray, _Head]]] = deque()
+    parallel = place.settings.parallel
+    pool = ThreadPoolExecutor(parallel, thread_name_prefix="vila-s3")
+    try:
+        for offset in range(start, head.size, PIECE):
+            length = min(PIECE, head.size - offset)
+            pending.append(pool.submit(_range, place, offset, length, head.etag, stop))
+            if len(pending) > parallel:
+                yield pending.popleft().result()[0]
+        while pending:
+            yield pending.popleft().result()[0]
+    finally:
+        stop.set()
+        pool.shutdown(cancel_futures=True)
+
+
+def _range(
+    place: Place, start: int, length: int, etag: str | None, stop: threading.Event | None = None
+) -> tuple[bytearray, _Head]:
+    """Return that many bytes of an object, fewer where it ends, and what it says of itself."""
+    got = bytearray()
+    head: _Head | None = None
+
+    def more() -> None:
+        nonlocal head
+        if len(got) == length:
+            return
+        known = head.etag if head else etag
+        with _response(place, start + len(got), length - len(got), known) as response:
+            head = _head(place, response, start + len(got), known)
+            for chunk in response.stream(CHUNK):
+                got.extend(chunk)
+                if stop is not None and stop.is_set():
+                    return
+
+    stopped = (lambda: False) if stop is None else stop.is_set
+    persistently(more, patience_s=place.settings.timeout_s, stopped=stopped)
+    assert head is not None
+    return got, head
+
+
+@contextlib.contextmanager
+def _response(
+    place: Place, offset: int, length: int, etag: str | None
+) -> Iterator[BaseHTTPResponse]:
+    # The bare etag: servers were found that refuse the quoted form of the standard.
+    condition = {"If-Match": etag} if etag else {}
+    with explained(place.uri, "read"):
+        response = place.once.get_object(
+            place.bucket, place.name, offset, length, request_headers={**condition}
+        )
+        try:
+            yield response
+        finally:
+            response.close()
+            response.release_conn()
+
+
+def _head(place: Place, response: BaseHTTPResponse, offset: int, etag: str | None) -> _Head:
+    """Return what an answer says of its object. Raises Conflict when that is another version."""
+    headers = response.headers
+    found = headers.get("etag", "").strip('"')
+    if etag not in (None, found):
+        raise Conflict(f"{place.uri}: was changed by somebody else while it was read.")
+    told = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", headers.get("content-range", ""))
+    size = int(told[2] if told else headers.get("content-length") or 0)
+    if told is None and (offset or size > PIECE):
+        raise StoreError(f"{place.uri}: can't be read: the server answers no ranges of objects.")
+    return _Head(found, size, headers.get(SHA256_HEADER))
