@@ -29,6 +29,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import json
+import math
 import os
 import platform
 import zlib
@@ -45,6 +46,8 @@ from vila_ops.view import RunView, make_view
 
 KEY = "index/runs-1.json.gz"
 """The number is the format's: versions of this code with another format keep another index."""
+STATUSES = ("running", "succeeded", "failed", "stopped", "interrupted")
+"""What a run's status may be."""
 WORTH_WRITING = 8
 """With fewer news than this, reading them again next time costs less than writing the index."""
 REMOTE_THREADS = 8
@@ -245,31 +248,33 @@ class RunIndex:
             if isinstance(read, str):
                 self._unreadable[run_id] = read
             elif read is not None:
-                view, proof = read
-                self._entries[run_id] = _Entry(_row(view), proof)
+                view, row, proof = read
+                self._entries[run_id] = _Entry(row, proof)
                 self._fresh[run_id] = view
                 self._news += bool(proof)
 
-    def _read_one(self, run_id: str) -> tuple[RunView, dict[str, Any]] | str | None:
-        """Return a run and the proof for its row; why it can't be read; None where is no run."""
+    def _read_one(self, run_id: str) -> tuple[RunView, RunRow, dict[str, Any]] | str | None:
+        """Return a run, its row and the row's proof; why it can't be read; None where is no run."""
         try:
             end = self._store.etag(f"runs/{run_id}/end.json")
             # Of a run that did not end, everything may count; of others nothing more is asked.
             whole = _fingerprint(self._store, run_id) if end is None else None
             record = RunRecord.load(self._store, run_id)
             view = make_view(record)
+            row = _row(view)
         except NotFound:
             return None
         except _MALFORMED as error:
             return f"{type(error).__name__}: {error}"
         if view.status == "succeeded":
-            return view, {"final": True}
+            return view, row, {"final": True}
         if record.end is not None:
-            return view, {} if end is None else {"end": end}
+            return view, row, {} if end is None else {"end": end}
         if view.status == "interrupted" and whole is not None:
             driver = (record.driver or {}).get("host")
-            return view, {"unchanged": whole, "judged_on": platform.node(), "driver_on": driver}
-        return view, {}
+            proof = {"unchanged": whole, "judged_on": platform.node(), "driver_on": driver}
+            return view, row, proof
+        return view, row, {}
 
 
 def _fingerprint(store: Store, run_id: str) -> str:
@@ -298,21 +303,46 @@ def _side_by_side(
 
 
 def _row(view: RunView) -> RunRow:
+    """Make the row. Raises ValueError or TypeError for values that no record of ours holds."""
+    if view.status not in STATUSES:
+        raise ValueError(f"'{view.status}' is no status of a run")
     return RunRow(
         run_id=view.run_id,
-        name=view.name,
-        recipe=view.recipe,
-        runner=view.runner,
+        name=_text(view.name),
+        recipe=_text(view.recipe),
+        runner=_text(view.runner),
         status=view.status,
-        started_at=view.started_at,
-        duration_s=view.duration_s,
-        code_digest=view.code_digest,
-        error=view.error,
-        metrics=view.metrics,
+        started_at=_text(view.started_at),
+        duration_s=finite(view.duration_s),
+        code_digest=_text(view.code_digest),
+        error=_text(view.error),
+        metrics={
+            _text(name): number
+            for name, value in view.metrics.items()
+            if (number := finite(value)) is not None
+        },
         tasks=tuple(
-            TaskRow(task.name, task.stage, task.status, task.duration_s) for task in view.tasks
+            TaskRow(_text(task.name), _text(task.stage), task.status, finite(task.duration_s))
+            for task in view.tasks
         ),
     )
+
+
+def finite(value: object) -> float | None:
+    """Return a finite number as such, None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:  # an integer beyond all floats
+        return None
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"text is needed, found {type(value).__name__}")
+    value.encode()  # half of a surrogate pair is no text
+    return value
 
 
 def _packed(entries: Mapping[str, _Entry]) -> bytes:

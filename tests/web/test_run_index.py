@@ -5,24 +5,24 @@ from __future__ import annotations
 import gzip
 import json
 import os
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from click.testing import Result
 from records import begin_task, drive_elsewhere, write_end, write_run
+from typer.testing import CliRunner
 
 from components.runtime import record
 from components.runtime.record import RunRecord, begin_driver, end_run
 from vila_core.errors import StoreError, UserError
 from vila_core.store import FileStore, Store, open_store
 from vila_ops import run_index
+from vila_ops.cli.main import app
 from vila_ops.run_index import KEY, RunIndex
 from vila_ops.runs import find_run
 
 OLD = "2026-01-01T00:00:00.000+00:00"
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -270,12 +270,8 @@ def test_vila_runs(tmp_path: Path) -> None:
         write_end(store, run, "failed" if number == 3 else "succeeded", attempts=False)
     store.write("runs/foreign/run.json", b"{}")
 
-    def vila(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "vila_ops.cli.main", "runs", "--store", str(store.uri)]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
-        return subprocess.run(
-            [*command, *words], capture_output=True, text=True, check=False, env=environment
-        )
+    def vila(*words: str) -> Result:
+        return CliRunner().invoke(app, ["runs", "--store", store.uri, *words])
 
     shown = vila()
     assert shown.stdout.count("toy-1129") == 20
@@ -285,4 +281,4 @@ def test_vila_runs(tmp_path: Path) -> None:
     assert len(json.loads(vila("--json").stdout)) == 25
     assert vila("--status", "failed").stdout.count("toy-1129") == 1
     assert "no such runs" in vila("--name", "else").stdout
-    assert vila("--status", "odd").returncode == 2
+    assert vila("--status", "odd").exit_code == 2

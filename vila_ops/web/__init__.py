@@ -1,0 +1,1 @@
+"""The dashboard: pages made by the server from the store."""

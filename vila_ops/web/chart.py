@@ -1,0 +1,79 @@
+"""A curve as inline SVG: no script, colours from the page's style sheet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import floor, log10
+
+from markupsafe import Markup
+
+WIDTH, HEIGHT = 640, 220
+LEFT, RIGHT, TOP, BOTTOM = 56, 12, 12, 26
+
+Point = tuple[float, float]
+
+
+def curve(points: Sequence[Point], label: str) -> Markup:
+    """Draw finite points sorted by x. `label` says what is shown to who can't see it."""
+    if not points:
+        return Markup("")
+    shown = thin(points, WIDTH - LEFT - RIGHT)
+    low_x, high_x = shown[0][0], shown[-1][0]
+    low_y, high_y = min(y for _, y in shown), max(y for _, y in shown)
+    if low_y == high_y:
+        margin = abs(low_y) * 0.1 or 1.0
+        low_y, high_y = low_y - margin, high_y + margin
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        along = 0.5 if high_x == low_x else (x / 2 - low_x / 2) / (high_x / 2 - low_x / 2)
+        up = (y / 2 - low_y / 2) / (high_y / 2 - low_y / 2)  # halves: a span may overflow
+        return LEFT + along * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)
+
+    parts = []
+    for tick in ticks(low_y, high_y):
+        _, y = place(low_x, tick)
+        parts.append(
+            Markup(
+                '<line class="grid" x1="{}" x2="{}" y1="{:.1f}" y2="{:.1f}"/>'
+                '<text x="{}" y="{:.1f}" text-anchor="end">{:.4g}</text>'
+            ).format(LEFT, WIDTH - RIGHT, y, y, LEFT - 6, y + 4, tick)
+        )
+    for x, anchor in ((low_x, "start"), (high_x, "end")):
+        parts.append(
+            Markup('<text x="{:.1f}" y="{}" text-anchor="{}">{:.10g}</text>').format(
+                place(x, low_y)[0], HEIGHT - 8, anchor, x
+            )
+        )
+    dots = [place(x, y) for x, y in shown]
+    if len(dots) == 1:
+        line = Markup('<circle class="curve" cx="{:.1f}" cy="{:.1f}" r="3"/>').format(*dots[0])
+    else:
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in dots)
+        line = Markup('<polyline class="curve" points="{}"/>').format(path)
+    return Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}{}</svg>').format(
+        WIDTH, HEIGHT, label, Markup("").join(parts), line
+    )
+
+
+def thin(points: Sequence[Point], columns: int) -> list[Point]:
+    """Keep of each column of pixels the least and the greatest value: no spike is lost."""
+    if len(points) <= 2 * columns:
+        return list(points)
+    kept = [points[0]]
+    for column in range(columns):
+        part = points[column * len(points) // columns : (column + 1) * len(points) // columns]
+        ends = {min(part, key=lambda point: point[1]), max(part, key=lambda point: point[1])}
+        kept += sorted(ends)
+    kept.append(points[-1])
+    return sorted(set(kept))
+
+
+def ticks(low: float, high: float) -> list[float]:
+    """Return some three to six round numbers between two."""
+    span = high - low
+    if not 0 < span < float("inf"):
+        return [low, high]
+    step = 10.0 ** floor(log10(span / 3))
+    step *= next(factor for factor in (1, 2, 5, 10) if span / (step * factor) <= 5)
+    first = -floor(-low / step)
+    return [number * step for number in range(first, floor(high / step) + 1)]

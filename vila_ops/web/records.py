@@ -1,0 +1,94 @@
+"""What pages need of a task's files: their ends, and points for a curve, whatever is in them."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Iterator, Mapping
+
+from vila_core.errors import NotFound
+from vila_core.store import Store
+from vila_ops.run_index import finite
+from vila_ops.view import RunView, TaskView
+
+LOG_BYTES = 64 * 1024
+ROWS_BYTES = 16 * 2**20
+"""Of a longer metrics.jsonl the end is drawn: some fifty thousand rows."""
+
+MOST_ATTEMPTS = 100
+
+Point = tuple[float, float]
+
+
+def task_key(view: RunView, task: TaskView, name: str) -> str:
+    """Return the store key of a file of a task's latest attempt."""
+    return f"runs/{view.run_id}/tasks/{task.name}/{task.attempt:03d}/{name}"
+
+
+def tail(store: Store, key: str, most: int) -> tuple[bytes, bool]:
+    """Return at most `most` last bytes of a value, from the start of a line, and if it was cut.
+
+    A missing value is empty. Memory stays flat whatever the size.
+    """
+    path = store.local_path(key)
+    try:
+        if path is not None:
+            with path.open("rb") as file:
+                size = file.seek(0, 2)
+                file.seek(max(0, size - most))
+                data, cut = file.read(most), size > most
+        else:
+            data, cut = _last(store.chunks(key), most)
+    except (NotFound, FileNotFoundError):
+        return b"", False
+    return (data[data.find(b"\n") + 1 :], True) if cut else (data, False)
+
+
+def _last(chunks: Iterator[bytes], most: int) -> tuple[bytes, bool]:
+    kept: deque[bytes] = deque()
+    held = 0
+    cut = False
+    for chunk in chunks:
+        kept.append(chunk)
+        held += len(chunk)
+        while held - len(kept[0]) >= most:
+            held -= len(kept.popleft())
+            cut = True
+    data = b"".join(kept)
+    return data[-most:], cut or len(data) > most
+
+
+def rows(data: bytes) -> Iterator[Mapping[str, object]]:
+    """Yield the JSON objects of whole lines; what is none is left out."""
+    for line in data.splitlines(keepends=True):
+        if line.endswith(b"\n"):
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(row, dict):
+                yield row
+
+
+def last_row(store: Store, view: RunView, task: TaskView) -> dict[str, float]:
+    """Return the finite numbers of the newest row of metrics; empty when there is none."""
+    data, _ = tail(store, task_key(view, task, "metrics.jsonl"), 16 * 1024)
+    newest = deque(rows(data), maxlen=1)
+    found = newest[0].items() if newest else ()
+    return {name: number for name, value in found if (number := finite(value)) is not None}
+
+
+def loss_points(store: Store, view: RunView, task: TaskView) -> tuple[list[Point], bool]:
+    """Return (step, loss) over all attempts, a later one's step winning; and if it was cut."""
+    found: dict[float, float | None] = {}
+    any_cut = False
+    for number in range(max(1, task.attempt - MOST_ATTEMPTS + 1), task.attempt + 1):
+        key = f"runs/{view.run_id}/tasks/{task.name}/{number:03d}/metrics.jsonl"
+        data, cut = tail(store, key, ROWS_BYTES)
+        any_cut = any_cut or cut
+        for row in rows(data):
+            step = finite(row.get("step"))
+            if step is not None and "loss" in row:
+                found[step] = finite(row["loss"])
+    points = [(step, loss) for step, loss in sorted(found.items()) if loss is not None]
+    return points, any_cut

@@ -1,0 +1,1 @@
+"""The pages and machine-readable answers, a module each."""

@@ -1,0 +1,67 @@
+"""The dashboard's process: a socket, a server, and an orderly end."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from vila_core.errors import UserError
+
+GRACE_SECONDS = 5
+
+
+def serve(app: FastAPI, host: str, port: int, say: Callable[[str], None]) -> None:
+    """Serve until SIGTERM or SIGINT; `say` is told the address once connections are taken.
+
+    Raises UserError for an address that can't be listened on.
+    """
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+    )
+    server = _Server(config)
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        server.should_exit = True
+
+    with _listening(host, port) as listening:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, stop)
+        shown = f"[{host}]" if ":" in host else host
+        say(f"dashboard: http://{shown}:{listening.getsockname()[1]}")
+        server.run(sockets=[listening])
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals to `serve`: uvicorn would raise them again, and the exit code be theirs."""
+        yield
+
+
+@contextlib.contextmanager
+def _listening(host: str, port: int) -> Iterator[socket.socket]:
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        made = socket.create_server(address, family=family, backlog=128)
+    except OSError as error:
+        named = isinstance(error, socket.gaierror) or not error.errno
+        reason = error.strerror if named else os.strerror(error.errno or 0)
+        raise UserError(
+            f"--host {host} --port {port}: can't be listened on: {reason}; "
+            "fix: another --port, or 0 for a free one"
+        ) from None
+    with made:
+        yield made
