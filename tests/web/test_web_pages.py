@@ -242,3 +242,24 @@ def test_every_answer_carries_the_headers(folder_store: Store) -> None:
         assert headers["content-security-policy"].startswith("default-src 'none'"), path
         assert headers["x-content-type-options"] == "nosniff"
         assert "server" not in headers
+
+
+def luminance(colour: str) -> float:
+    parts = [int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)]
+    red, green, blue = [
+        part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
+    ]
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+def test_text_stands_out(scheme: int) -> None:
+    css = (Path(__file__).parents[2] / "vila_ops/web/static/style.css").read_text()
+    block = re.findall(r":root \{(.*?)\}", css, re.DOTALL)[scheme]
+    colours = dict(re.findall(r"--([\w-]+): (#\w{6})", block))
+    pairs = [(ink, back) for ink in ("ink", "soft", "link") for back in ("back", "card")]
+    pairs += [("ink", "bad-back")]
+    pairs += [(name, f"{name}-back") for name in ("good", "bad", "live", "off", "calm", "cache")]
+    for ink, back in pairs:
+        light, dark = sorted((luminance(colours[ink]), luminance(colours[back])), reverse=True)
+        assert (light + 0.05) / (dark + 0.05) >= 4.5, (ink, back)

@@ -7,8 +7,8 @@ from math import floor, log10
 
 from markupsafe import Markup
 
-WIDTH, HEIGHT = 640, 220
-LEFT, RIGHT, TOP, BOTTOM = 56, 12, 12, 26
+WIDTH, HEIGHT = 480, 190
+LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 26
 
 Point = tuple[float, float]
 
