@@ -11,12 +11,13 @@ What a listing returns is what reading every record would have returned at that 
 1. Which runs there are is always asked of the store itself. An unknown run's record is read.
 2. What never changes once `run.json` is there (name, recipe, start) is taken from the index.
 3. A status is taken from the index only with a proof, obtained in this very listing:
-   - a run that succeeded never changes again (`vila resume` refuses it);
+   - a run that ended as succeeded never changes again (`vila resume` refuses it);
    - a run that failed or was stopped changes only by a resume, which removes `end.json`, and the
      next end writes another one: it is unchanged while the etag of `end.json` is the same;
-   - a run whose driver died without a word is unchanged while nothing in its record is (names and
-     etags; in a directory names, times and sizes). Where its driver ran on this very machine, only
-     a judgement that was made here counts: elsewhere nobody can ask for the process.
+   - a run without `end.json` that does not run (its driver died without a word, or nobody has asked
+     its cluster yet) is unchanged while nothing in its record is: names and etags; in a directory
+     names, times and sizes. Where its driver ran on this very machine, only a judgement that was
+     made here counts: elsewhere nobody can ask for the process.
    - a run that was running is read again, always.
    Rows that are not part of the answer are not proven, and their status is not used for it.
 4. Every proof is taken before the record that it stands for is read: a change in between makes the
@@ -266,11 +267,10 @@ class RunIndex:
             return None
         except _MALFORMED as error:
             return f"{type(error).__name__}: {error}"
-        if view.status == "succeeded":
-            return view, row, {"final": True}
         if record.end is not None:
-            return view, row, {} if end is None else {"end": end}
-        if view.status == "interrupted" and whole is not None:
+            final = view.status == "succeeded"
+            return view, row, {"final": True} if final else {"end": end} if end else {}
+        if view.status != "running" and whole is not None:
             driver = (record.driver or {}).get("host")
             proof = {"unchanged": whole, "judged_on": platform.node(), "driver_on": driver}
             return view, row, proof

@@ -157,6 +157,32 @@ def test_a_foreign_record_breaks_nothing_else(
     assert client.get("/metrics").status_code == 200
 
 
+def test_a_run_on_a_cluster_links_to_it_and_shows_what_was_found(folder_store: Store) -> None:
+    run = "toy-1129-101010-aaaa"
+    write_run(folder_store, run, runner="cluster")
+    write_end(folder_store, run, "failed", error="sft failed")
+    client = client_of(folder_store)
+
+    def shown(url: object, findings: object) -> str:
+        about = {"cluster": "kind", "namespace": "team", "kfp": {"url": url}}
+        folder_store.write(f"runs/{run}/cluster.json", json.dumps(about).encode())
+        folder_store.write(f"runs/{run}/findings.json", json.dumps(findings).encode())
+        answer = client.get(f"/runs/{run}")
+        assert answer.status_code == 200
+        return answer.text
+
+    found = {"task": "sft", "kind": "oom", "message": f"OOMKilled {EVIL}", "fix": "more memory"}
+    html = shown("https://kfp.example/#/runs/details/1", [found])
+    assert 'href="https://kfp.example/#/runs/details/1" rel="noreferrer"' in html
+    html = html.replace("https://kfp.example", "")
+    assert f"OOMKilled {EVIL}" in Page(html).text
+    assert "fix: more memory" in html
+    for url in ("javascript:alert(1)", None, 7, {"a": 1}):
+        Page(shown(url, [7, {}, None]))
+    for findings in (None, {}, "x", 7):
+        Page(shown(None, findings))
+
+
 def test_strange_metrics_leave_the_page_whole(folder_store: Store) -> None:
     run = "toy-1129-101010-aaaa"
     write_run(folder_store, run)

@@ -70,6 +70,14 @@ def rows(data: bytes) -> Iterator[Mapping[str, object]]:
                 yield row
 
 
+def read_json(store: Store, key: str) -> object:
+    """Return a JSON value, None where there is none or it is no JSON."""
+    try:
+        return json.loads(store.read(key))
+    except (NotFound, ValueError, RecursionError):
+        return None
+
+
 def last_row(store: Store, view: RunView, task: TaskView) -> dict[str, float]:
     """Return the finite numbers of the newest row of metrics; empty when there is none."""
     data, _ = tail(store, task_key(view, task, "metrics.jsonl"), 16 * 1024)

@@ -15,7 +15,7 @@ from vila_ops.runs import load_view
 from vila_ops.view import RunView, TaskView
 from vila_ops.web.chart import curve
 from vila_ops.web.pages import page
-from vila_ops.web.records import LOG_BYTES, loss_points, tail, task_key
+from vila_ops.web.records import LOG_BYTES, loss_points, read_json, tail, task_key
 from vila_ops.web.watch import Watch
 
 MOST_CURVES = 12
@@ -33,6 +33,15 @@ class Curve:
     first: float
     last: float
     cut: bool
+
+
+@dataclass(frozen=True)
+class OnCluster:
+    """Where a run was submitted to; `url` leads to it in Kubeflow Pipelines, if there is one."""
+
+    name: str
+    namespace: str
+    url: str
 
 
 @router.get("/runs/{run_id}")
@@ -59,6 +68,8 @@ def run(request: Request, run_id: str, task: str = "") -> Response:
             config=config,
             metrics=_metrics(view),
             progress={one.name: _progress(one) for one in view.tasks},
+            cluster=_cluster(store, view),
+            findings=_findings(store, view),
         )
     except NotFound:
         raise
@@ -108,3 +119,25 @@ def _progress(task: TaskView) -> str:
     if task.status != "running" or done is None or not total:
         return ""
     return f"{done:,.0f} of {total:,.0f} {task.progress.get('unit', '')}".rstrip()
+
+
+def _cluster(store: Store, view: RunView) -> OnCluster | None:
+    about = read_json(store, f"runs/{view.run_id}/cluster.json")
+    if not isinstance(about, dict):
+        return None
+    kfp = about.get("kfp")
+    url = str(kfp.get("url") or "") if isinstance(kfp, dict) else ""
+    linked = url if url.startswith(("https://", "http://")) else ""
+    return OnCluster(str(about.get("cluster", "")), str(about.get("namespace", "")), linked)
+
+
+def _findings(store: Store, view: RunView) -> list[dict[str, str]]:
+    """Return what was found on the cluster when the run ended otherwise than it should."""
+    if view.status in ("running", "succeeded"):
+        return []
+    found = read_json(store, f"runs/{view.run_id}/findings.json")
+    return [
+        {name: str(one.get(name) or "") for name in ("task", "message", "fix")}
+        for one in (found if isinstance(found, list) else [])
+        if isinstance(one, dict)
+    ]
