@@ -44,6 +44,26 @@ def create_run(
     from any folder and machine. Raises UserError for an unusable name, or a version that can't be
     found.
     """
+    run, stem = new_run(recipe, runner=runner, name=name, argv=argv)
+    while True:
+        run_id = new_id(stem)
+        try:
+            if recipe.pipeline not in pipeline_files():
+                text = recipe.graph.text.encode()
+                store.write(_pipeline_place(run_id), text, create_only=True)
+            record.create_run(store, {**run, "run_id": run_id})
+        except AlreadyExists:
+            continue
+        except StoreError as error:
+            fix = "fix: choose another store, by --store URI or VILA_STORE"
+            raise UserError(f"{error}\n  {fix}") from None
+        return run_id
+
+
+def new_run(
+    recipe: Recipe, *, runner: str, name: str | None, argv: Sequence[str]
+) -> tuple[dict[str, Any], str]:
+    """Return what `run.json` of a new run holds, but for its id, and the run's name."""
     name = name or recipe.name
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,60}", name):
         raise UserError(f"--name {name!r}: use letters, digits, '.', '_' and '-' (at most 61).")
@@ -65,19 +85,12 @@ def create_run(
         # In the graph's order; JSON objects are written sorted, so as pairs.
         "tasks": [[task.name, task.stage] for task in recipe.graph.tasks.values()],
     }
-    while True:
-        run_id = f"{name}-{datetime.now(UTC):%m%d-%H%M%S}-{secrets.token_hex(2)}"
-        try:
-            if recipe.pipeline not in pipeline_files():
-                text = recipe.graph.text.encode()
-                store.write(_pipeline_place(run_id), text, create_only=True)
-            record.create_run(store, {**run, "run_id": run_id})
-        except AlreadyExists:
-            continue
-        except StoreError as error:
-            fix = "fix: choose another store, by --store URI or VILA_STORE"
-            raise UserError(f"{error}\n  {fix}") from None
-        return run_id
+    return run, name
+
+
+def new_id(name: str) -> str:
+    """Return an id that nothing else has: the name, the time (UTC) and two random bytes."""
+    return f"{name}-{datetime.now(UTC):%m%d-%H%M%S}-{secrets.token_hex(2)}"
 
 
 def kept_graph(store: Store, run_id: str) -> Graph | None:

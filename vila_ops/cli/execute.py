@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vila_ops.cli import on_cluster
+from vila_ops.cli.on_cluster import ClusterOption, ExperimentOption
 from vila_ops.cli.options import JsonOption, RunArgument, StoreOption, store_uri
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ class Runner(StrEnum):
 
     subprocess = "subprocess"
     inline = "inline"
+    cluster = "cluster"
 
 
 DetachOption = Annotated[
@@ -36,8 +39,17 @@ def add(app: typer.Typer) -> None:
 def run(
     recipe: Annotated[str, typer.Argument(help="Name of a recipe, or path of its YAML file.")],
     runner: Annotated[
-        Runner, typer.Option(help="A process per task, or all tasks in this process.")
+        Runner,
+        typer.Option(help="A process per task, all tasks in this process, or pods of a cluster."),
     ] = Runner.subprocess,
+    cluster: ClusterOption = None,
+    experiment: ExperimentOption = None,
+    schedule: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CRON", help="On a cluster: run again and again, e.g. '0 3 * * *' (UTC)."
+        ),
+    ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Override, e.g. sft.train.lr=0.001."),
@@ -53,11 +65,20 @@ def run(
 
     Tasks whose config, inputs and code did not change come from the cache.
     """
+    from vila_core.errors import UserError
     from vila_core.store import open_store
     from vila_ops.recipes import load_recipe
     from vila_ops.runs import create_run
 
     resolved = load_recipe(recipe, set_ or [])
+    target = on_cluster.target(runner.value, cluster, store)
+    if target is None and (schedule or experiment):
+        raise UserError("--schedule and --experiment go with: --runner cluster")
+    if target is not None and schedule is not None:
+        return on_cluster.schedule(target, resolved, name, experiment, schedule)
+    if target is not None:
+        run_id = on_cluster.start(target, resolved, name, experiment, detach)
+        return finish(target.store, run_id, detach, json)
     opened = open_store(store_uri(store))
     run_id = create_run(opened, resolved, runner=runner.value, name=name, argv=sys.argv[1:])
     go(opened, run_id, detach, json)
@@ -65,6 +86,8 @@ def run(
 
 def resume(
     run_id: RunArgument,
+    cluster: ClusterOption = None,
+    experiment: ExperimentOption = None,
     detach: DetachOption = False,
     json: JsonOption = False,
     store: StoreOption = None,
@@ -73,11 +96,17 @@ def resume(
 
     What is finished is kept; training goes on from its last checkpoint.
     """
+    from vila_core.errors import UserError
     from vila_core.store import open_store
-    from vila_ops.runs import check_resumable, find_run
+    from vila_ops.runs import check_resumable, find_run, load_view
 
     opened = open_store(store_uri(store))
     found = find_run(opened, run_id)
+    if load_view(opened, found).runner == "cluster":
+        on_cluster.resume(opened, found, cluster, experiment, detach)
+        return finish(opened, found, detach, json)
+    if cluster is not None:
+        raise UserError(f"--cluster: run {found} is none of a cluster.")
     check_resumable(opened, found)
     go(opened, found, detach, json)
 
@@ -85,32 +114,55 @@ def resume(
 def stop(run_id: RunArgument, store: StoreOption = None) -> None:
     """Stop a run and everything it started."""
     from vila_core.store import open_store
-    from vila_ops.runs import find_run, stop_run
+    from vila_ops.runs import find_run, load_view, stop_run
 
     opened = open_store(store_uri(store))
     found = find_run(opened, run_id)
-    stop_run(opened, found)
+    if load_view(opened, found).runner == "cluster":
+        from vila_ops.cluster import follow
+
+        follow.stop(opened, found, say=lambda text: typer.echo(text, err=True))
+    else:
+        stop_run(opened, found)
     typer.echo(f"stopped {found}; continue it with: vila resume {found}")
 
 
 def go(store: Store, run_id: str, detach: bool, json: bool) -> None:
     """Drive a run in the background, or here with a live display; exit as the run ended."""
     from vila_ops.cli import follow
-    from vila_ops.driver.run import EXIT_CODES, drive, spawn
+    from vila_ops.driver.run import drive, spawn
 
     if detach:
         spawn(store, run_id)
-        typer.echo(_json({"run_id": run_id}) if json else run_id)
-        return
+        return _print_id(run_id, json)
     with follow.display(store, run_id, quiet=json):
         status = drive(store, run_id)
+    _print_end(store, run_id, status, json)
+
+
+def finish(store: Store, run_id: str, detach: bool, json: bool) -> None:
+    """Show a run that was submitted to a cluster until it ends, unless detached; exit as it did."""
+    if detach:
+        return _print_id(run_id, json)
+    _print_end(store, run_id, on_cluster.follow(store, run_id, quiet=json), json)
+
+
+def _print_id(run_id: str, json: bool) -> None:
+    typer.echo(_json({"run_id": run_id}) if json else run_id)
+
+
+def _print_end(store: Store, run_id: str, status: str, json: bool) -> None:
+    from vila_core.errors import EXIT_FAILED
+    from vila_ops.cli import follow
+    from vila_ops.driver.run import EXIT_CODES
+
     if json:
         from vila_ops.runs import load_view
 
         typer.echo(_json(load_view(store, run_id).as_json()))
     else:
         follow.print_result(store, run_id)
-    raise typer.Exit(EXIT_CODES[status])
+    raise typer.Exit(EXIT_CODES.get(status, EXIT_FAILED))
 
 
 def _json(value: object) -> str:

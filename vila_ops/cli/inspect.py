@@ -58,20 +58,26 @@ def runs(
     from vila_ops.run_index import RunIndex
 
     uri = store_uri(store)
-    index = RunIndex(open_store(uri), say=_note)
+    opened = open_store(uri)
+    index = RunIndex(opened, say=_note)
     most = (0 if json else NEWEST) if limit is None else limit
     statuses = {one.value for one in status} if status else None
     found = index.list(limit=most or None, statuses=statuses, name=name)
+    rows = found.rows
+    if any(row.runner == "cluster" and row.status not in ("succeeded", "stopped") for row in rows):
+        from vila_ops.cluster.follow import current_rows
+
+        rows = current_rows(opened, rows)
     if json:
-        _print_json([run.as_row() for run in found.rows])
-    elif not found.rows:
+        _print_json([run.as_row() for run in rows])
+    elif not rows:
         what = "such runs" if name or statuses else "runs"
         hint = "see: vila runs" if name or statuses else "start one with: vila run quickstart"
         typer.echo(f"no {what} in {uri} yet; {hint}")
     else:
-        render.print_runs(found.rows)
-        if len(found.rows) < found.found:
-            _note(f"the newest {len(found.rows)} of {found.found:,}; all: vila runs --limit 0")
+        render.print_runs(rows)
+        if len(rows) < found.found:
+            _note(f"the newest {len(rows)} of {found.found:,}; all: vila runs --limit 0")
     for run_id, why in sorted(found.unreadable.items()):
         _note(f"runs/{run_id}: can't be read: {why}")
     index.write()
@@ -80,16 +86,20 @@ def runs(
 def show(run_id: RunArgument, json: JsonOption = False, store: StoreOption = None) -> None:
     """Show a run: tasks, times, losses, accuracies, and what of its data carries loss."""
     from vila_core.store import open_store
-    from vila_ops.cli import render, scores, supervised
+    from vila_ops.cli import on_cluster, render, scores, supervised
     from vila_ops.runs import find_run, load_view
 
     opened = open_store(store_uri(store))
-    view = load_view(opened, find_run(opened, run_id))
+    view, told = on_cluster.look(opened, load_view(opened, find_run(opened, run_id)))
     if json:
-        _print_json({**view.as_json(), "supervision": supervised.reports(opened, view)})
+        more = told.as_json() if told else {}
+        _print_json({**view.as_json(), "supervision": supervised.reports(opened, view), **more})
     else:
-        more = supervised.tables(supervised.reports(opened, view))
-        render.print_run(view, [*more, *scores.tables(scores.summaries(opened, view))])
+        tables = [
+            *supervised.tables(supervised.reports(opened, view)),
+            *scores.tables(scores.summaries(opened, view)),
+        ]
+        render.print_run(view, [*([told.text()] if told else []), *tables])
 
 
 def logs(
@@ -103,10 +113,16 @@ def logs(
     """Print the log of one task, or of all."""
     from vila_core.store import open_store
     from vila_ops.logs import log_lines
-    from vila_ops.runs import find_run
+    from vila_ops.runs import find_run, load_view
 
     opened = open_store(store_uri(store))
-    for line in log_lines(opened, find_run(opened, run_id), task, follow=follow):
+    found = find_run(opened, run_id)
+    read = load_view
+    if follow and load_view(opened, found).runner == "cluster":
+        from vila_ops.cluster.follow import Watched
+
+        read = Watched()
+    for line in log_lines(opened, found, task, follow=follow, read=read):
         typer.echo(line)
 
 
