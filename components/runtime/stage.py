@@ -46,8 +46,12 @@ class Artifact(Protocol):
     """The part of `kfp.dsl.Artifact` that is used here."""
 
     uri: str
-    path: str
     metadata: dict[str, Any]
+
+    @property
+    def path(self) -> str:
+        """The local place of `uri`."""
+        ...
 
 
 class Metrics(Protocol):

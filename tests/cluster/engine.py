@@ -85,7 +85,7 @@ class _Cancelled(Exception):
 class _Run:
     def __init__(self, engine: Engine, run: dict[str, Any]) -> None:
         self.engine, self.run, self.id = engine, run, run["run_id"]
-        self.spec, platforms = (engine.server.kfp.documents(self.id) + [{}])[:2]
+        self.spec, platforms = engine.server.kfp.documents(self.id)
         self.kubernetes = platforms["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
         self.given = (run.get("runtime_config") or {}).get("parameters") or {}
         self.bucket = engine.folder / "bucket"

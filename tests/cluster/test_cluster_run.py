@@ -4,9 +4,9 @@ import json
 from typing import Any
 
 import pytest
-from tests.cluster.conftest import Laptop, Site
-from tests.cluster.engine import Engine
 
+from tests.cluster.engine import Engine
+from tests.cluster.places import Laptop, Site
 
 pytestmark = pytest.mark.slow  # every task is a process that imports kfp
 
