@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,7 @@ from vila_ops.cluster.connect import kubernetes_api
 from vila_ops.cluster.diagnose import Finding, diagnose
 from vila_ops.cluster.kfp import TERMINAL, Kfp, KfpError, NotThere
 from vila_ops.cluster.submit import config_of, note_kfp_run, read_cluster
+from vila_ops.run_index import RunRow
 from vila_ops.runs import load_view
 from vila_ops.view import RunView
 
@@ -91,17 +92,20 @@ def current_view(store: Store, run_id: str, patience: Patience = PATIENCE) -> tu
     return view, known.note
 
 
-def current_views(store: Store, views: list[RunView]) -> list[RunView]:
-    """Return runs as they stand; one that KFP can't be asked about stays as its record tells."""
+def current_rows(store: Store, rows: Sequence[RunRow]) -> Sequence[RunRow]:
+    """Return the rows of a list as the runs stand now.
+
+    A cluster that can't be asked is asked about one run only: the others stay as recorded.
+    """
     found = []
     silent: set[str] = set()
-    for view in views:
-        if view.runner == "cluster" and view.status not in ("succeeded", "failed", "stopped"):
-            about = read_cluster(store, view.run_id)
-            if about is not None and about["cluster"] not in silent:
-                view, note = current_view(store, view.run_id)
-                silent |= {about["cluster"]} if note.startswith(_BY_RECORD) else set()
-        found.append(view)
+    for row in rows:
+        about = read_cluster(store, row.run_id) if row.runner == "cluster" else None
+        if about is not None and about["cluster"] not in silent and row.status != "succeeded":
+            known = standing(store, row.run_id)
+            silent |= {about["cluster"]} if known.note.startswith(_BY_RECORD) else set()
+            row = dataclasses.replace(row, status=known.status)
+        found.append(row)
     return found
 
 
