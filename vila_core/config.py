@@ -28,7 +28,11 @@ class Frozen(BaseModel):
 
     def cache_key(self) -> dict[str, Any]:
         """Return the resolved config without what can't change the result: `not_in_key`."""
-        return self.model_dump(mode="json", exclude=set(self.not_in_key))
+        values = self.model_dump(mode="json", exclude=set(self.not_in_key))
+        parts = {name: getattr(self, name) for name in values}
+        return values | {
+            n: part.cache_key() for n, part in parts.items() if isinstance(part, Frozen)
+        }
 
     def outside(self) -> Sequence[Path | str]:
         """Return what a stage with this config reads beside its inputs.

@@ -166,10 +166,13 @@ class _Replay:
         out_dir = self.folder / name
         if resume is not None:
             shutil.copytree(resume, out_dir / "checkpoints" / resume.name)
+        train = self.config["train"]
+        ranks = train.get("nodes", 1) * train.get("processes", 1)  # all of them on this machine
         saving = {"save_every": save_every, "keep": 2, "keep_every": 0}
+        saving |= {"nodes": 1, "processes": ranks}
         call = {
             "stage": self.stage,
-            "config": {**self.config, "train": {**self.config["train"], **saving}},
+            "config": {**self.config, "train": {**train, **saving}},
             "inputs": self.inputs,
             "out_dir": str(out_dir),
             "last": last,

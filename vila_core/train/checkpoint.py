@@ -6,7 +6,7 @@ beside, flushed to disk and renamed, so a kill at any moment leaves the earlier 
 
 In the background, `save` only copies the tensors, and a thread writes them while training goes on.
 With a mirror, each complete checkpoint is copied there too, and fetched where the folder has none
-as new.
+as new. Ranks of several machines, whose folders differ, agree on the checkpoint that they continue.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,9 @@ from vila_core.types import QUIET, Mirror, Reporter
 
 SHARD_BYTES = 2 << 30  # bounds the memory of saving at once: one shard is held on the CPU
 _PARTIAL = ".partial-"
+
+Gather = Callable[[Any], list[Any]]
+"""Gives every rank the (JSON-like) values of all ranks, in order of rank."""
 
 
 @dataclass(frozen=True)
@@ -84,29 +87,44 @@ class Checkpoints:
         self._task = BackgroundTask()
         self._said = False
 
-    def latest(self) -> Checkpoint | None:
+    def latest(self, gather: Gather | None = None) -> Checkpoint | None:
         """Return the newest complete checkpoint, or None. Damaged ones are told and passed over.
 
-        One that is newer in the mirror is fetched. Raises VilaError if the mirror can't be read.
+        One that is newer in the mirror is fetched. With several ranks `gather` is theirs, and all
+        get the same checkpoint, byte for byte: the newest that each has or can fetch. (A machine
+        may have one that was not copied to the mirror, or another of the same step, left from an
+        earlier try.) Raises VilaError if the mirror can't be read.
         """
-        if self.mirror is None:
-            return self._latest_here()
+        gather = gather or _alone
+        mine = {*self._steps(), *(self.mirror.steps() if self.mirror else ())}
+        for step in sorted(set.intersection(*map(set, gather(sorted(mine)))), reverse=True):
+            digests = gather(self._have(step))
+            if None not in digests and len(set(digests)) > 1:
+                if os.environ.get("LOCAL_RANK", "0") == "0":  # once per machine
+                    self._have(step, afresh=True)
+                gather(None)
+                digests = gather(self._have(step))
+            if None in digests:
+                continue
+            if len(set(digests)) == 1:
+                return open_checkpoint(self._path(step))
+            self.report.info(f"checkpoint step-{step} is passed over: the machines have different")
+        return None
+
+    def _have(self, step: int, *, afresh: bool = False) -> str | None:
+        """Return the digest of a checkpoint's manifest, None if it isn't whole here or there.
+
+        `afresh`: the mirror's, whatever is here.
+        """
+        path = self._path(step)
         self.folder.mkdir(parents=True, exist_ok=True)
         with _locked(self.folder):  # the ranks of one machine share the folder
-            here = self._latest_here()
-            for step in sorted(self.mirror.steps(), reverse=True):
-                if here is not None and step <= here.step:
-                    break
-                if self._fetch(self.mirror, step):
-                    return open_checkpoint(self._path(step))
-        return here
-
-    def _latest_here(self) -> Checkpoint | None:
-        for step in sorted(self._steps(), reverse=True):
-            path = self._path(step)
-            problem = problem_of(path)
-            if problem is None:
-                return open_checkpoint(path)
+            problem = problem_of(path) if path.exists() else "it is not here"
+            if problem is None and not afresh:
+                return _sha256(path / "manifest.json")
+            if self.mirror is not None and step in self.mirror.steps():
+                return self._fetch(self.mirror, step)
+        if path.exists():
             self.report.info(f"checkpoint {path.name} is passed over: {problem}")
         return None
 
@@ -197,8 +215,8 @@ class Checkpoints:
                 "next save tries again."
             )
 
-    def _fetch(self, mirror: Mirror, step: int) -> bool:
-        """Copy a checkpoint from the mirror; return whether it is whole."""
+    def _fetch(self, mirror: Mirror, step: int) -> str | None:
+        """Copy a checkpoint from the mirror; return its manifest's digest, None if not whole."""
         target = self._path(step)
         partial = self.folder / f"{_PARTIAL}{target.name}"
         self._clear_partial()
@@ -210,11 +228,11 @@ class Checkpoints:
         if problem is not None:
             self.report.info(f"checkpoint {target.name} in the store is passed over: {problem}")
             shutil.rmtree(partial, ignore_errors=True)
-            return False
+            return None
         shutil.rmtree(target, ignore_errors=True)  # a damaged one
         partial.rename(target)
         self.report.info(f"checkpoint {target.name} was fetched from the store, verified")
-        return True
+        return _sha256(target / "manifest.json")
 
     def _prune(self) -> None:
         for step in expired(self._steps(), keep=self.keep, keep_every=self.keep_every):
@@ -233,6 +251,10 @@ class Checkpoints:
 
     def _path(self, step: int) -> Path:
         return self.folder / f"step-{step}"
+
+
+def _alone(value: Any) -> list[Any]:
+    return [value]
 
 
 def open_checkpoint(path: Path) -> Checkpoint:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import ByteSize, Field, model_validator
 
@@ -17,6 +17,8 @@ class TrainConfig(Frozen):
     the Trainer's clipping at 1. Learning rate and number of steps have no default, because no
     value is right for every stage.
     """
+
+    not_in_key: ClassVar[tuple[str, ...]] = ("nodes", "processes")
 
     steps: int = Field(gt=0, description="optimiser steps in all")
     lr: float = Field(gt=0, description="highest learning rate, after warm-up")
@@ -75,8 +77,14 @@ class TrainConfig(Frozen):
     processes: int = Field(
         default=1,
         gt=0,
-        description="ranks that the task starts on its machine by torchrun, one per GPU; "
-        "above 1 needs engine: deepspeed",
+        description="ranks that the task starts on its machine (on each of its nodes) by torchrun, "
+        "one per GPU; above 1 needs engine: deepspeed",
+    )
+    nodes: int = Field(
+        default=1,
+        gt=0,
+        description="machines that train together, each with so many processes; they share "
+        "nothing but the store; above 1 needs engine: deepspeed",
     )
     activation_checkpointing: bool = Field(
         default=False,
@@ -118,12 +126,14 @@ class TrainConfig(Frozen):
                     f"profile_steps {self.profile_steps} must be a first and a last step between 1 "
                     f"and steps ({self.steps})"
                 )
-        if self.processes > 1 and self.engine == "plain":
-            raise ValueError(f"processes {self.processes} needs engine: deepspeed")
-        if self.packs_per_step % self.processes:
+        for name, count in (("processes", self.processes), ("nodes", self.nodes)):
+            if count > 1 and self.engine == "plain":
+                raise ValueError(f"{name} {count} needs engine: deepspeed")
+        if self.packs_per_step % self.ranks:
+            of = "processes" if self.nodes == 1 else "nodes x processes"
             raise ValueError(
-                f"packs_per_step ({self.packs_per_step}) must be a multiple of processes "
-                f"({self.processes}): each takes as many"
+                f"packs_per_step ({self.packs_per_step}) must be a multiple of {of} "
+                f"({self.ranks}): each takes as many"
             )
         if self.zero_stage and self.engine == "plain":
             raise ValueError(f"zero_stage {self.zero_stage} needs engine: deepspeed")
@@ -134,6 +144,11 @@ class TrainConfig(Frozen):
                 "lower, or cache_features: 0"
             )
         return self
+
+    @property
+    def ranks(self) -> int:
+        """All processes of all nodes."""
+        return self.nodes * self.processes
 
     def lr_of_parts(self) -> dict[str, float]:
         """Return the learning rates of the parts that have one of their own, by part."""
@@ -149,7 +164,7 @@ class TrainConfig(Frozen):
 
         Left out are those that change when something is stored or shown (`save_every`, `keep`,
         `keep_every`, `save_in_background`, `log_every`, `watchdog_s`, `profile_steps`) and those
-        that change only who computes (`engine`, `zero_stage`, `processes`,
+        that change only who computes (`engine`, `zero_stage`, `processes`, `nodes`,
         `activation_checkpointing`, `cache_features`, `device`, `threads`): the result then agrees
         to rounding, which the loop says when it resumes.
         """
@@ -180,6 +195,7 @@ _NOT_NUMBERS = {
     "engine",
     "zero_stage",
     "processes",
+    "nodes",
     "activation_checkpointing",
     "cache_features",
     "device",

@@ -14,7 +14,7 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from types import ModuleType
 from typing import Any
@@ -127,10 +127,8 @@ class DeepSpeedEngine:
         """See `Engine`."""
         if self.world == 1:
             return [value]
-        values: list[Any] = [None] * self.world
         with self.phases("collective"):
-            dist.all_gather_object(values, value)
-        return values
+            return _gather(value)
 
     def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         """See `Engine`."""
@@ -277,6 +275,20 @@ def _to_bf16(
         return value.to(torch.bfloat16) if floating else value
 
     return tuple(map(cast, args)), {key: cast(value) for key, value in kwargs.items()}
+
+
+def join_ranks(config: TrainConfig) -> Callable[[Any], list[Any]]:
+    """Make the process group that the engine will use; see `vila_core.train.engine`."""
+    device = choose_device(config)
+    import_deepspeed(device)
+    _start_process_group(device, config.watchdog_s)
+    return _gather
+
+
+def _gather(value: Any) -> list[Any]:
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
 
 
 def import_deepspeed(device: torch.device) -> ModuleType:

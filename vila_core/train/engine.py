@@ -103,6 +103,18 @@ def create_engine(model: nn.Module, config: TrainConfig) -> Engine:
     return PlainEngine(model, config)
 
 
+def join_ranks(config: TrainConfig) -> Callable[[Any], list[Any]] | None:
+    """Join the other ranks and return what gathers every rank's value; None for a single process.
+
+    For what ranks must agree on before there is an engine.
+    """
+    if config.engine == "plain" or int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return None
+    from vila_core.train.deepspeed_engine import join_ranks as join
+
+    return join(config)
+
+
 def to_device(batch: Batch, device: torch.device) -> Batch:
     """Return `batch` with its tensors on `device`."""
     if device.type == "cpu":

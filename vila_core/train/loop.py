@@ -16,7 +16,7 @@ from vila_core.errors import VilaError
 from vila_core.train import state as run_state
 from vila_core.train.checkpoint import Checkpoint, Checkpoints
 from vila_core.train.config import TrainConfig
-from vila_core.train.engine import Engine, LossFn, create_engine
+from vila_core.train.engine import Engine, LossFn, create_engine, join_ranks
 from vila_core.train.features import FeatureCache
 from vila_core.train.flops import peak_flops
 from vila_core.train.metrics import Clock, Tally, cpu_seconds, memory_mib
@@ -137,7 +137,7 @@ class _Training:
             mirror=mirror,
             report=report,
         )
-        saved = self.checkpoints.latest()
+        saved = self.checkpoints.latest(join_ranks(config))
         if saved is not None:
             run_state.check_fingerprint(
                 saved.state["fingerprint"], self.fingerprint, str(saved.path)

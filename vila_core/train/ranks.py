@@ -38,21 +38,40 @@ _SHUTDOWN_SECONDS = 600  # ranks end at once, but for a checkpoint in flight
 
 def torchrun(folder: Path) -> int:
     """Start the ranks by torchrun; return 0 if all of them succeed."""
+    from torch.distributed import DistError
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main
 
     call = _read(folder)
     _end_with(call["pid"])
-    arguments = ["--standalone", "--nproc_per_node", str(call["processes"])]
-    arguments += ["--shutdown_timeout", str(_SHUTDOWN_SECONDS)]
+    arguments = ["--nproc_per_node", str(call["processes"])]
+    arguments += ["--shutdown_timeout", str(_SHUTDOWN_SECONDS), *_meeting(call["node"])]
     try:
         main([*arguments, "-m", _NAME, "rank", str(folder)])
     except ChildFailedError:  # its report tells exit codes; the rank's own file tells why
         return 1
+    except DistError as error:  # the nodes have not met, or have lost each other
+        what = {"kind": type(error).__name__, "message": str(error), "time": time.time()}
+        _write(folder / "error-torchrun.json", what)
+        return 1
     except SignalException as stopped:
         return 128 + stopped.sigval
     return 0
+
+
+def _meeting(node: Mapping[str, Any] | None) -> list[str]:
+    """Return torchrun's arguments that say where the nodes meet."""
+    if node is None:
+        return ["--standalone"]
+    place = {
+        "--nnodes": node["nodes"],
+        "--node_rank": node["number"],
+        "--master_addr": node["address"],
+        "--master_port": node["port"],
+        "--rdzv_conf": f"timeout={node['join_s']}",
+    }
+    return [str(part) for pair in place.items() for part in pair]
 
 
 def rank(folder: Path) -> int:
