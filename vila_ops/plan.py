@@ -41,6 +41,8 @@ class StagePlan:
     pack_tokens: int
     packs_per_step: int
     steps: int
+    nodes: int  # as the recipe sets them
+    processes: int
     parameters: int
     trained: int
     load: Load
@@ -141,6 +143,8 @@ class Plan:
             "parameters": stage.parameters,
             "trained": stage.trained,
             "steps": stage.steps,
+            "nodes": stage.nodes,
+            "processes": stage.processes,
             "per_step": {
                 "packs": stage.packs_per_step,
                 "tokens": stage.load.tokens,
@@ -174,26 +178,27 @@ class Plan:
 def make_plan(
     recipe: Recipe,
     *,
-    gpus: int,
+    gpus: int | None,
     gpu: str,
     data: PlannedData | None,
     mfu: float | None = None,
     price: float | None = None,
     model: str | None = None,
 ) -> Plan:
-    """Plan the training stages that `recipe` has.
+    """Plan the training stages that `recipe` has, on as many GPUs as its nodes have if not told.
 
     Raises UserError for an unknown GPU or preset, an MFU outside of (0, 1], a price below zero, a
     recipe that trains nothing, and data that lack a corpus of a mixture.
     """
     require("torch", extra="train", why="know the model's shape")
-    if gpus < 1:
+    if gpus is not None and gpus < 1:
         raise UserError(f"--gpus {gpus}: at least one GPU is needed.")
     if mfu is not None and not 0 < mfu <= 1:
         raise UserError(f"--mfu {mfu:g}: is a share above 0 and up to 1, for example 0.35.")
     if price is not None and not 0 <= price < float("inf"):
         raise UserError(f"--price {price:g}: must be 0 or more, per GPU-hour.")
     configs = _training_configs(recipe)
+    gpus = gpus or max(config.train.ranks for config in configs.values())
     known = load_gpu(
         gpu,
         ranks=gpus,
@@ -259,6 +264,8 @@ def _stage(
         pack_tokens=config.pack_tokens,
         packs_per_step=train.packs_per_step,
         steps=train.steps,
+        nodes=train.nodes,
+        processes=train.processes,
         parameters=shape.total,
         trained=shape.trained(config.trains),
         load=load,
@@ -295,6 +302,11 @@ def _notes(config: TrainingConfig, gpus: int) -> Sequence[str]:
     notes = []
     if train.engine == "plain" and gpus > 1:
         notes.append(f"engine: plain runs in one process; {gpus} GPUs need train.engine: deepspeed")
+    if train.ranks not in (1, gpus):
+        notes.append(
+            f"the stage asks for {train.ranks} ranks (train.nodes {train.nodes} x train.processes "
+            f"{train.processes}), not for {gpus}"
+        )
     if train.packs_per_step % gpus:
         notes.append(
             f"train.packs_per_step: {train.packs_per_step} packs can't be dealt evenly to {gpus} "

@@ -58,6 +58,18 @@ def test_the_figures_of_the_papers_7b():
     assert any("use a multiple of 12" in note for note in twelve.notes)  # of 640 packs
 
 
+def test_the_nodes_of_a_recipe_are_planned():
+    asked = ["sft.train.nodes=2", "sft.train.processes=8"]
+    made = make_plan(load_recipe("vila-7b", asked), gpus=None, gpu="h200", data=None)
+    assert made.gpus == 16
+    assert (made.stages[2].nodes, made.stages[2].processes) == (2, 8)
+    assert not made.stages[2].notes
+    eight = make_plan(load_recipe("vila-7b", asked), gpus=8, gpu="h200", data=None)
+    assert eight.stages[2].notes == (
+        "the stage asks for 16 ranks (train.nodes 2 x train.processes 8), not for 8",
+    )
+
+
 def test_what_fits_depends_on_the_gpu_and_the_zero_stage():
     sft = plan().stages[2]
     fits = {name: plan(gpu=name).fits for name in ("h200", "a100-80", "l40s")}

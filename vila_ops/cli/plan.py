@@ -26,7 +26,12 @@ def add(app: typer.Typer) -> None:
 
 def plan(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="Name, or path of a YAML file.")],
-    gpus: Annotated[int, typer.Option("--gpus", metavar="N", help="How many GPUs.")] = 1,
+    gpus: Annotated[
+        int | None,
+        typer.Option(
+            "--gpus", metavar="N", help="How many GPUs.  [default: one per rank of the recipe]"
+        ),
+    ] = None,
     gpu: Annotated[
         str, typer.Option("--gpu", help="h200, h100, a100-80, a100-40, l40s, or cpu.")
     ] = "h200",
@@ -90,7 +95,9 @@ def _print(plan: Plan) -> None:
         out.print(Text(text, style), soft_wrap=True)
 
     peaks = ", ".join(f"{peak / 1e12:.3g} TFLOP/s {name}" for name, peak in plan.gpu.peaks.items())
-    say(f"{plan.recipe} on {plan.gpus} x {plan.gpu.name}", "bold")
+    nodes = max(stage.nodes for stage in plan.stages)
+    on = f" ({nodes} nodes x {plan.gpus // nodes})" if nodes > 1 and not plan.gpus % nodes else ""
+    say(f"{plan.recipe} on {plan.gpus} x {plan.gpu.name}{on}", "bold")
     say(f"  each:  {plan.gpu.memory / GIB:.1f} GiB, peak {peaks}")
     say(f"  model: {plan.model.name}")
     say(f"  data:  {plan.data}")
