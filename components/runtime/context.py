@@ -22,6 +22,7 @@ class TrainJobPlace(Frozen):
 
     What shapes a node's pod (`pod`) is a partial PodSpec as Kubernetes writes it: nodeSelector,
     tolerations, volumes and the like; `resources` are requests and limits of one node.
+    `service_account` is that of the nodes' pods, which need no right in the cluster.
     """
 
     namespace: str
@@ -29,6 +30,7 @@ class TrainJobPlace(Frozen):
     image: str
     service_account: str
     restarts: int = Field(default=3, ge=0, description="after a node was lost")
+    wait_s: int = Field(default=3600, gt=0, description="for pods, outside of a queue")
     queue: str | None = None
     resources: Mapping[str, Mapping[str, str]] = Field(default_factory=dict)
     env: tuple[Mapping[str, Any], ...] = Field(default=(), description="EnvVars, secrets by name")

@@ -90,12 +90,11 @@ def mirror_of(store: Store, key: str) -> StoreMirror | None:
 
 def settle(store: Store, key: str, work: Path, keep_every: int) -> None:
     """After success, leave in the store the checkpoints that stay for ever, and no others."""
-    mirror = mirror_of(store, key)
-    if mirror is not None:
-        mirror.clear(lambda step, complete: not (complete and _stays(step, keep_every)))
-        return
+    mirror = StoreMirror(store.uri, key)  # nodes use it with a directory store too
+    mirror.clear(lambda step, complete: not (complete and _stays(step, keep_every)))
     folder = store.local_path(checkpoints_of(key))
-    assert folder is not None
+    if folder is None:
+        return
     for path in (work / "checkpoints").glob("step-*"):
         step = path.name.removeprefix("step-")
         if step.isdigit() and _stays(int(step), keep_every):

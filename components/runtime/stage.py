@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import inspect
 import json
 import os
 import shutil
-import signal
 import sys
-import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,21 +22,27 @@ from components.runtime.context import Context
 from components.runtime.driver_watch import watch_driver
 from components.runtime.failure import Failure, Stopped, TaskFailed
 from components.runtime.heartbeat import Heartbeat
+from components.runtime.inputs import fetch_inputs
 from components.runtime.log import TaskLog
 from components.runtime.mirror import mirror_of, settle
+from components.runtime.nodes import NodesCall, fleet_of, run_on_nodes
 from components.runtime.record import AttemptWriter, finished_attempt
 from components.runtime.schedules import begin_triggered
 from components.runtime.services import StageServices
+from components.runtime.signals import ignore_signals, stoppable
 from components.runtime.sinks import MetricsFile, Sink, WandbSink, finite
 from components.runtime.usage import Usage
 from components.runtime.workspace import locked, work_folder
 from vila_core.config import Frozen, validate
 from vila_core.jsonio import dumps
-from vila_core.store import ArtifactRef, Store, fetch, open_store, publish, ref_of
+from vila_core.store import ArtifactRef, Store, open_store, publish
 from vila_core.types import StageResult
 
 _STAGES = "vila_core.stages"
 _ELSEWHERE = {"register": "components.registry.stage"}
+
+
+_Result = tuple[Mapping[str, ArtifactRef], Mapping[str, float | None]]
 
 
 class Artifact(Protocol):
@@ -88,7 +91,7 @@ def run_stage(
     run = Context.parse(context)
     refs = {name: _ref(item) for name, item in inputs.items()}
     call = _Call(stage, task, run, config, refs, frozenset(outputs))
-    with _stoppable(not call.inline):
+    with stoppable(not call.inline):
         try:
             if run.schedule is not None:
                 call = replace(call, run=begin_triggered(run))
@@ -200,7 +203,7 @@ def _execute(call: _Call) -> _Outcome:
         if failure.traceback:
             log.raw(traceback.format_exc())
         log.line(f"error: {failure.kind}: {failure.message}")
-    _ignore_signals(not call.inline)  # what is left is short, and says how it ended
+    ignore_signals(not call.inline)  # what is left is short, and says how it ended
     step.close(outcome)
     writer.finish(_finished(outcome, began, step.usage))
     if interrupt is not None:
@@ -294,15 +297,44 @@ class _Step:
 
     def _compute(self, config: Frozen, key: TaskKey, work: Path) -> _Outcome:
         call = self._call
-        remote = self._store.local_path("") is None
-        uris = {name: ref_of(self._store, ref.sha256).uri for name, ref in call.inputs.items()}
-        config, left = config.streamed(uris if remote else {})
-        folders = {
-            name: fetch(self._store, ref) for name, ref in call.inputs.items() if name not in left
-        }
         work.mkdir(parents=True, exist_ok=True)
-        run = importlib.import_module(stage_module(call.stage)).run
         self._sinks.append(MetricsFile(self._writer.folder / "metrics.jsonl"))
+        if getattr(getattr(config, "train", None), "nodes", 1) > 1:
+            self._open_wandb(key)
+            outputs, metrics = self._on_nodes(config, key, work)
+        else:
+            outputs, metrics = self._here(config, key, work)
+        self._check_outputs(frozenset(outputs))
+        entry = CacheEntry(key.key, outputs, metrics, call.run.run_id, call.task)
+        cache.save(self._store, entry, key)
+        return _Outcome("succeeded", outputs=outputs, metrics=metrics)
+
+    def _on_nodes(self, config: Frozen, key: TaskKey, work: Path) -> _Result:
+        """Have other machines do it, or processes that share as little."""
+        call = self._call
+        wanted = NodesCall(
+            task=call.task,
+            stage=call.stage,
+            module=stage_module(call.stage),
+            config=config.model_dump(mode="json"),
+            inputs={name: ref.sha256 for name, ref in call.inputs.items()},
+            key=key.key,
+            code=key.parts["code"]["digest"],
+        )
+        place = call.run.nodes.get(call.task)
+        fleet = fleet_of(place, wanted, call.run, self._writer.number, work, self.info)
+        restarts = place.restarts if place is not None else 3
+        done = run_on_nodes(
+            self._store, self._writer.prefix, wanted, fleet, self, restarts=restarts
+        )
+        return done.outputs, done.metrics
+
+    def _here(self, config: Frozen, key: TaskKey, work: Path) -> _Result:
+        """Do it on this machine."""
+        call = self._call
+        digests = {name: ref.sha256 for name, ref in call.inputs.items()}
+        config, folders = fetch_inputs(self._store, config, digests)
+        run = importlib.import_module(stage_module(call.stage)).run
         extra: dict[str, Any] = {}
         wanted = inspect.signature(run).parameters
         if "mirror" in wanted:
@@ -314,18 +346,18 @@ class _Step:
         else:  # the platform's own stages train nothing: no seconds are spent on starting W&B
             self._open_wandb(key)
         result: StageResult = run(config, folders, work, self, **extra)
-        if frozenset(result.outputs) != call.outputs:
-            raise RuntimeError(
-                f"stage '{call.stage}' returned the outputs {sorted(result.outputs)}, "
-                f"its component declares {sorted(call.outputs)}"
-            )
+        self._check_outputs(frozenset(result.outputs))
         outputs = {
             name: publish(self._store, folder, move=True) for name, folder in result.outputs.items()
         }
-        metrics = finite(result.metrics)
-        entry = CacheEntry(key.key, outputs, metrics, call.run.run_id, call.task)
-        cache.save(self._store, entry, key)
-        return _Outcome("succeeded", outputs=outputs, metrics=metrics)
+        return outputs, finite(result.metrics)
+
+    def _check_outputs(self, names: frozenset[str]) -> None:
+        if names != self._call.outputs:
+            raise RuntimeError(
+                f"stage '{self._call.stage}' returned the outputs {sorted(names)}, "
+                f"its component declares {sorted(self._call.outputs)}"
+            )
 
     def _open_wandb(self, key: TaskKey) -> None:
         tracking = self._call.run.tracking
@@ -390,28 +422,3 @@ def _cached(entry: CacheEntry) -> _Outcome:
 
 def _cached_line(entry: CacheEntry) -> str:
     return f"cached: the result of task {entry.task} of run {entry.run_id}, verified"
-
-
-@contextlib.contextmanager
-def _stoppable(wanted: bool) -> Iterator[None]:
-    """Turn the first SIGTERM or SIGINT into Stopped; put the old handlers back at the end."""
-    if not wanted or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, frame: object) -> None:
-        _ignore_signals(True)
-        raise Stopped(f"stopped by {signal.Signals(number).name}")
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _ignore_signals(wanted: bool) -> None:
-    if wanted and threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, signal.SIG_IGN)

@@ -37,6 +37,7 @@ class Tasks:
 
     store: Store
     environment: dict[str, str] = field(default_factory=dict)
+    patience: float = 60.0
 
     def command(self, call: dict[str, Any]) -> list[str]:
         context = {"store": self.store.uri, "run_id": "r1", "tracking": "disabled"}
@@ -56,7 +57,7 @@ class Tasks:
 
     def run(self, **call: Any) -> Done:
         process = self.start(**call)
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=self.patience)
         return Done(process.returncode, output)
 
     def attempts(self, task: str = "toy", run_id: str = "r1") -> tuple[Attempt, ...]:
