@@ -142,6 +142,7 @@ class Nodes(Frozen):
         default="vila-train", description="of a run with such tasks; may make TrainJobs"
     )
     restarts: int = Field(default=3, ge=0, description="after a node was lost")
+    wait_s: int = Field(default=3600, gt=0, description="for nodes, outside of a queue")
     relay_cpu: Quantity = Field(default="1", description="of the task that watches the nodes")
     relay_memory: Quantity = "4Gi"
 

@@ -110,6 +110,7 @@ def trainjob_place(config: ClusterConfig, task: str, stage: str) -> TrainJobPlac
         image=config.images["train"],
         service_account=config.service_account,
         restarts=config.nodes.restarts,
+        wait_s=config.nodes.wait_s,
         queue=config.queue,
         resources={"requests": amounts, "limits": amounts},
         env=tuple(_env(config, place)),
