@@ -172,12 +172,12 @@ def test_two_namespaces_with_different_values_are_told() -> None:
 
 
 def test_the_dashboard_takes_the_token_that_is_made(tmp_path: Path) -> None:
-    tokens_of = pytest.importorskip("vila_ops.web.tokens")
+    from vila_ops.web.tokens import Tokens
 
     made = secrets(generated(objects("kind"), lambda namespace, name: None))
     data = made["vila", "vila-dashboard-tokens"]
     (tmp_path / "tokens").write_text(data["tokens"])
-    tokens = tokens_of.Tokens(tmp_path / "tokens")
+    tokens = Tokens(tmp_path / "tokens")
     assert tokens.name_of(data["token"]) == "admin"
     assert tokens.name_of("another") is None
     assert data["token"] not in data["tokens"]
