@@ -20,7 +20,7 @@ import psutil
 from vila_core.errors import VilaError
 from vila_core.store import open_store
 
-Level = Literal["ok", "note", "warning", "error"]
+Level = Literal["ok", "note", "warning", "error", "unknown"]
 GIB = 2**30
 
 # What each extra of pyproject.toml brings, and what for: (distribution, module).
@@ -42,7 +42,10 @@ print(f"{torch.__version__}, on {place}, {torch.get_num_threads()} thread(s)")
 
 @dataclass(frozen=True)
 class Check:
-    """One finding. `note` is for what is optional; `error` means that runs will fail."""
+    """One finding. `note` is for what is optional; `error` means that runs will fail.
+
+    `unknown` is what could not be looked at, and `detail` says why.
+    """
 
     name: str
     level: Level

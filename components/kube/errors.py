@@ -112,7 +112,7 @@ class Request:
 def refusal(request: Request, status: int, body: str) -> ClusterError:
     """Return the error of an answer whose status is not 2xx; `body` is a Status as JSON, or not."""
     answer = _status_of(body)
-    message = str(answer.get("message") or body.strip() or "no message")[:1000]
+    message = str(answer.get("message") or _told(body) or "no message")[:1000]
     reason = answer.get("reason", "")
     lead = f"{request.server}: "
     if status == 401:
@@ -122,7 +122,7 @@ def refusal(request: Request, status: int, body: str) -> ClusterError:
     if status == 403:
         return _forbidden(request, message)
     if status == 404 and (not answer or _NO_SUCH_KIND in message):
-        return _missing_kind(request)
+        return missing_kind(request)
     kinds: dict[int, type[ClusterError]] = {
         400: Invalid,
         404: Absent,
@@ -194,6 +194,16 @@ _SILENCES = (
 )
 
 
+def _told(body: str) -> str:
+    """Return what an answer says that is no Status: of a service behind the API, or a proxy."""
+    try:
+        value = json.loads(body)
+    except ValueError:
+        return body.strip()
+    found = value.get("message") or value.get("error") if isinstance(value, dict) else None
+    return str(found or body).strip()
+
+
 def _later(status: int) -> str:
     return "; it has too much to do, try again later." if status == 429 else "; try again later."
 
@@ -211,7 +221,8 @@ def _forbidden(request: Request, message: str) -> ClusterError:
     )
 
 
-def _missing_kind(request: Request) -> ClusterError:
+def missing_kind(request: Request) -> ClusterError:
+    """Return the error of a request for a kind that the cluster does not serve."""
     parts = request.parts()
     if not parts:
         return Absent(f"{request.server}: {request.url} is not there (404).")

@@ -66,6 +66,14 @@ def find(api: ApiClient, path: str) -> Object | None:
         return None
 
 
+def served(api: ApiClient, group: str) -> str | None:
+    """Return the version of an API group that is preferred ("group/v1"), None without the group."""
+    for found in get(api, "/apis").get("groups") or []:
+        if found["name"] == group:
+            return str(found["preferredVersion"]["groupVersion"])
+    return None
+
+
 def listed(
     api: ApiClient, path: str, *, selector: str = "", field_selector: str = ""
 ) -> list[Object]:
@@ -98,10 +106,15 @@ def apply(
     )
 
 
-def delete(api: ApiClient, path: str) -> bool:
-    """Delete an object and what it owns; return False when it was gone already."""
+def delete(api: ApiClient, path: str, *, grace_s: int | None = None) -> bool:
+    """Delete an object and what it owns; return False when it was gone already.
+
+    `grace_s` is how long its processes may take to end, instead of what the object says.
+    """
+    query: list[tuple[str, Any]] = [("propagationPolicy", "Background")]
+    query += [] if grace_s is None else [("gracePeriodSeconds", grace_s)]
     try:
-        call(api, "DELETE", path, query=[("propagationPolicy", "Background")])
+        call(api, "DELETE", path, query=query)
     except Absent:
         return False
     return True

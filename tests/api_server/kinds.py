@@ -51,7 +51,7 @@ CUSTOM: Kinds = {
         "clustertrainingruntimes": ("ClusterTrainingRuntime", False),
         "trainingruntimes": ("TrainingRuntime", True),
     },
-    ("kueue.x-k8s.io", "v1beta1"): {
+    ("kueue.x-k8s.io", "v1beta2"): {
         "localqueues": ("LocalQueue", True),
         "workloads": ("Workload", True),
         "clusterqueues": ("ClusterQueue", False),

@@ -11,6 +11,7 @@ SIGNS = {
     "note": ("-", "dim"),
     "warning": ("!", "yellow"),
     "error": ("x", "red"),
+    "unknown": ("?", "yellow"),
 }
 
 

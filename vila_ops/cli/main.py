@@ -11,6 +11,7 @@ import typer
 from vila_core.errors import EXIT_FAILED, EXIT_INTERRUPTED, VilaError
 from vila_ops.cli import (
     ask,
+    cluster,
     dashboard,
     data,
     doctor,
@@ -64,6 +65,7 @@ reproduce.add(app)
 inspect.add(app)
 app.add_typer(data.app, name="data")
 app.add_typer(registry.app, name="registry")
+app.add_typer(cluster.app, name="cluster")
 app.add_typer(dashboard.app, name="dashboard")
 ask.add(app)
 evaluate.add(app)

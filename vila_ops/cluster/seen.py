@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from components.kube import objects
-from components.kube.errors import Absent, ClusterError, KindMissing, NotAllowed
+from components.kube.errors import Absent, ClusterError, NotAllowed
 from vila_ops.cluster.labels import KFP_RUN, RUN, TASK
 
 if TYPE_CHECKING:
@@ -63,15 +63,10 @@ class Seen:
 
     def workloads(self) -> list[Object]:
         """Return Kueue's workloads in the namespace, in the version that is served."""
-        for version in ("v1beta2", "v1beta1"):
-            try:
-                path = objects.address(f"kueue.x-k8s.io/{version}", "workloads", self.namespace)
-                return objects.listed(self.api, path)
-            except KindMissing:
-                continue
-            except NotAllowed:
-                return []
-        return []
+        version = objects.served(self.api, "kueue.x-k8s.io")
+        if version is None:
+            return []
+        return self._maybe(objects.address(version, "workloads", self.namespace))
 
     def log_end(self, pod: Object, container: str) -> list[str]:
         """Return the last lines of a container's log; none where there is none."""

@@ -210,7 +210,7 @@ def of_log(lines: Iterable[str], namespace: str) -> Symptom | None:
 
 _LOG_SIGNS = (
     (
-        "RequestTimeTooSkewed|difference between the request time|clocks? (of|differ)",
+        "RequestTimeTooSkewed|difference between the request time|this machine.s clock is",
         "clock-skew",
         "set the node's clock (chrony or systemd-timesyncd on every node, and on the S3 server)",
     ),
@@ -259,7 +259,7 @@ def _missing_object(message: str, namespace: str) -> Symptom | None:
             f"kubectl -n {namespace} create {flag} {name} --from-literal={key}=…",
         )
     if found := re.search(r"secret \"?([\w.-]+)\"? not found", message, re.I):
-        return Symptom("secret-missing", said, _new_secret(namespace, found[1]))
+        return Symptom("secret-missing", said, new_secret(namespace, found[1]))
     if found := re.search(r"configmap \"?([\w.-]+)\"? not found", message, re.I):
         return Symptom(
             "config-map-missing", said, f"vila cluster apply makes {found[1]} in {namespace}"
@@ -267,20 +267,25 @@ def _missing_object(message: str, namespace: str) -> Symptom | None:
     return None
 
 
-def _new_secret(namespace: str, name: str) -> str:
-    keys = {
+def new_secret(namespace: str, name: str, keys: Sequence[str] = ()) -> str:
+    """Return the command that makes a Secret; without `keys` with those that ours have."""
+    known = {
         "vila-store-credentials": ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
         "vila-wandb": ("WANDB_API_KEY",),
         "vila-dashboard-tokens": ("tokens",),
         "vila-minio-root": ("MINIO_ROOT_USER", "MINIO_ROOT_PASSWORD"),
-    }.get(name, ("KEY",))
-    values = " ".join(f"--from-literal={key}=…" for key in keys)
+    }
+    keys = keys or known.get(name, ("KEY",))
+    if ".dockerconfigjson" in keys:
+        return (
+            f"kubectl -n {namespace} create secret docker-registry {name} --docker-server=… "
+            "--docker-username=… --docker-password=…"
+        )
+    files = {"ca.crt", "tokens"}
+    values = " ".join(
+        f"--from-file={key}=FILE" if key in files else f"--from-literal={key}=…" for key in keys
+    )
     return f"kubectl -n {namespace} create secret generic {name} {values}"
-
-
-def new_secret(namespace: str, name: str) -> str:
-    """Return the command that makes a Secret, with the keys that ours have."""
-    return _new_secret(namespace, name)
 
 
 def _one_line(text: str) -> str:
