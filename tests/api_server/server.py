@@ -35,6 +35,7 @@ class Fault:
     delay: float = 0.0
     cut: bool = False  # the connection ends without an answer
     after: bool = False  # ... once the request has been carried out
+    message: str = "ordered"
 
 
 @dataclass
@@ -59,10 +60,13 @@ class ApiServer:
         delay: float = 0.0,
         cut: bool = False,
         after: bool = False,
+        message: str = "ordered",
     ) -> None:
         """Let the next `times` requests whose path (with query) matches go wrong, or wait."""
         self.faults.append(
-            Fault(method, re.compile(path), times, status, headers or {}, delay, cut, after)
+            Fault(
+                method, re.compile(path), times, status, headers or {}, delay, cut, after, message
+            )
         )
 
     def deny(self, verb: str, resource: str) -> None:
@@ -150,7 +154,9 @@ def _handler(state: ApiServer) -> type[http.server.BaseHTTPRequestHandler]:
                     self.close_connection = True
                     return
                 if fault.status is not None:
-                    told = failure(fault.status, _REASONS.get(fault.status, "Unknown"), "ordered")
+                    told = failure(
+                        fault.status, _REASONS.get(fault.status, "Unknown"), fault.message
+                    )
                     told.headers.update(fault.headers)
                     return self.send(told)
             self.send(state.answer(request))
@@ -195,6 +201,7 @@ _REASONS = {
     404: "NotFound",
     409: "Conflict",
     410: "Expired",
+    422: "Invalid",
     429: "TooManyRequests",
     500: "InternalError",
     503: "ServiceUnavailable",

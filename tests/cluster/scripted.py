@@ -25,6 +25,7 @@ class Answer:
     pieces: list[bytes] | None = None
     cut: bool = False
     wait: Callable[[], object] | None = None
+    secret: bytes = b""  # a body that is no text
 
 
 @dataclass
@@ -33,6 +34,7 @@ class Script:
 
     answers: list[Answer]
     asked: list[tuple[str, str, str]] = field(default_factory=list)
+    raw: list[bytes] = field(default_factory=list)
     url: str = ""
 
     def api(self, patience: Patience = QUICK) -> Any:
@@ -61,8 +63,9 @@ def running(*answers: Answer) -> Iterator[Script]:
 
         def _serve(self) -> None:
             length = int(self.headers.get("Content-Length") or 0)
-            body = self.rfile.read(length).decode()
-            script.asked.append((self.command, self.path, body))
+            body = self.rfile.read(length)
+            script.asked.append((self.command, self.path, body.decode(errors="replace")))
+            script.raw.append(body)
             answer = script.answers.pop(0)
             if answer.wait:
                 answer.wait()
@@ -79,14 +82,15 @@ def running(*answers: Answer) -> Iterator[Script]:
                     self.wfile.write(b"0\r\n\r\n")
             else:
                 text = answer.body if isinstance(answer.body, str) else json.dumps(answer.body)
-                data = text.encode()
+                data = answer.secret or text.encode()
                 self.send_header("Content-Length", str(len(data)))
                 self.end_headers()
-                self.wfile.write(data[: len(data) // 2] if answer.cut else data)
+                if self.command != "HEAD":
+                    self.wfile.write(data[: len(data) // 2] if answer.cut else data)
             if answer.cut:
                 self.close_connection = True
 
-        do_GET = do_POST = do_PATCH = do_DELETE = do_PUT = _serve
+        do_GET = do_HEAD = do_POST = do_PATCH = do_DELETE = do_PUT = _serve
 
         def log_message(self, format: str, *args: object) -> None:
             del format, args

@@ -77,9 +77,10 @@ def _place(group: Asked, ready: Sequence[Object]) -> Check:
             f"{group.title}: all {len(labelled)} nodes are tainted: {', '.join(taints)}",
             f"add to {key}.tolerations: {{key: {taints[0]}}}",
         )
-    return Check(
-        name, "error", f"{told}: {_shortage(tolerated, needs)}", _more(key, needs, tolerated)
-    )
+    devices = {resource: value for resource, value in needs.items() if "/" in resource}
+    usable = [node for node in tolerated if _fits(node, devices)] or tolerated
+    fix = _more(key, needs, usable)
+    return Check(name, "error", f"{told}: {_shortage(usable, needs)}", fix)
 
 
 def _shortage(usable: Sequence[Object], needs: Mapping[str, float]) -> str:
