@@ -34,13 +34,13 @@ import math
 import os
 import platform
 import zlib
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from components.runtime.record import RunRecord
-from vila_core.errors import NotFound, StoreError
+from vila_core.errors import Conflict, NotFound, StoreError
 from vila_core.jsonio import digest, dumps
 from vila_core.store import Store
 from vila_ops.view import RunView, make_view
@@ -52,6 +52,7 @@ STATUSES = ("running", "succeeded", "failed", "stopped", "interrupted")
 WORTH_WRITING = 8
 """With fewer news than this, reading them again next time costs less than writing the index."""
 REMOTE_THREADS = 8
+CHUNK_RUNS = 1000
 
 _MALFORMED = (ValueError, KeyError, TypeError, AttributeError)  # what foreign JSON leads to
 
@@ -108,7 +109,7 @@ class RunRow:
 
 @dataclass(frozen=True)
 class Listing:
-    """Runs, newest first; of those that were read anew, all that is known (`fresh`, by run id).
+    """Runs, newest first; of those that run, all that is known (`running`, by run id).
 
     `found` is how many runs the question meant before `limit` cut them. Records that can't be read
     are told with the reason, and are no reason to show nothing.
@@ -116,7 +117,7 @@ class Listing:
 
     rows: tuple[RunRow, ...]
     found: int
-    fresh: Mapping[str, RunView] = field(default_factory=dict)
+    running: Mapping[str, RunView] = field(default_factory=dict)
     unreadable: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -128,6 +129,10 @@ class _Entry:
     @property
     def kept(self) -> bool:
         return bool(self.proof)
+
+
+_Read = tuple[RunRow, Mapping[str, Any], RunView | None]
+"""A row, its proof (empty where it has none), and the whole view of a run that runs."""
 
 
 class RunIndex:
@@ -142,7 +147,8 @@ class RunIndex:
         self._opened = False
         self._news = 0
         self._unreadable: dict[str, str] = {}
-        self._fresh: dict[str, RunView] = {}
+        self._fresh: set[str] = set()  # read since the last `_meet`
+        self._running: dict[str, RunView] = {}
 
     def ids(self) -> list[str]:
         """Return the ids of all runs, newest first. Raises StoreError."""
@@ -173,8 +179,8 @@ class RunIndex:
             meant = [row for row in meant if row.status in statuses]
             found, chosen = len(meant), meant[:limit]
         ids = {row.run_id for row in chosen}
-        fresh = {run_id: view for run_id, view in self._fresh.items() if run_id in ids}
-        return Listing(tuple(chosen), found, fresh, dict(self._unreadable))
+        running = {run_id: view for run_id, view in self._running.items() if run_id in ids}
+        return Listing(tuple(chosen), found, running, dict(self._unreadable))
 
     def write(self) -> None:
         """Replace the index in the store, if there is enough news; never fails for it."""
@@ -183,7 +189,11 @@ class RunIndex:
         data = _packed({run_id: one for run_id, one in self._entries.items() if one.kept})
         # A store that may only be read is listed slowly, but it is listed.
         with contextlib.suppress(StoreError):
-            self._tag = self._store.swap(KEY, data, expected=self._tag)
+            try:
+                self._tag = self._store.swap(KEY, data, expected=self._tag)
+            except Conflict:  # somebody else's is as good; what we know replaces it next time
+                self._tag = self._store.etag(KEY)
+                return
         self._news = 0
 
     def _sorted(self) -> list[RunRow]:
@@ -192,7 +202,7 @@ class RunIndex:
 
     def _meet(self) -> None:
         """Learn which runs there are, and read those that nobody has read before."""
-        self._fresh, self._unreadable = {}, {}
+        self._fresh, self._running, self._unreadable = set(), {}, {}
         if self._opened:
             present = self._store.children("runs")
         else:
@@ -207,7 +217,10 @@ class RunIndex:
         unknown = [run_id for run_id in present if run_id not in self._entries]
         if len(unknown) >= 500:
             self._say(f"reading {len(unknown):,} runs for the index; later listings need not")
-        self._read(unknown)
+        for start in range(0, len(unknown), CHUNK_RUNS):
+            self._read(unknown[start : start + CHUNK_RUNS])
+            if start:
+                self.write()  # what is interrupted here need not begin again
 
     def _open(self) -> None:
         self._tag = self._store.etag(KEY)
@@ -249,13 +262,15 @@ class RunIndex:
             if isinstance(read, str):
                 self._unreadable[run_id] = read
             elif read is not None:
-                view, row, proof = read
+                row, proof, running = read
                 self._entries[run_id] = _Entry(row, proof)
-                self._fresh[run_id] = view
+                self._fresh.add(run_id)
                 self._news += bool(proof)
+                if running is not None:
+                    self._running[run_id] = running
 
-    def _read_one(self, run_id: str) -> tuple[RunView, RunRow, dict[str, Any]] | str | None:
-        """Return a run, its row and the row's proof; why it can't be read; None where is no run."""
+    def _read_one(self, run_id: str) -> _Read | str | None:
+        """Return what a record says; why it can't be read; None where is no run."""
         try:
             end = self._store.etag(f"runs/{run_id}/end.json")
             # Of a run that did not end, everything may count; of others nothing more is asked.
@@ -267,14 +282,14 @@ class RunIndex:
             return None
         except _MALFORMED as error:
             return f"{type(error).__name__}: {error}"
+        if view.status == "running":
+            return row, {}, view
         if record.end is not None:
             final = view.status == "succeeded"
-            return view, row, {"final": True} if final else {"end": end} if end else {}
-        if view.status != "running" and whole is not None:
-            driver = (record.driver or {}).get("host")
-            proof = {"unchanged": whole, "judged_on": platform.node(), "driver_on": driver}
-            return view, row, proof
-        return view, row, {}
+            return row, {"final": True} if final else {"end": end} if end else {}, None
+        driver = (record.driver or {}).get("host")
+        proof = {"unchanged": whole, "judged_on": platform.node(), "driver_on": driver}
+        return row, proof if whole else {}, None
 
 
 def _fingerprint(store: Store, run_id: str) -> str:
@@ -294,8 +309,8 @@ def _fingerprint(store: Store, run_id: str) -> str:
 
 def _side_by_side(
     store: Store, ask: Callable[[Item], Answer], items: list[Item]
-) -> Iterable[Answer]:
-    """Yield the answers in order; a remote store is asked for several at a time."""
+) -> Sequence[Answer]:
+    """Return the answers in order; a remote store is asked for several at a time."""
     if store.local_path("") is not None or len(items) < 2:
         return [ask(item) for item in items]
     with ThreadPoolExecutor(REMOTE_THREADS) as threads:

@@ -261,9 +261,20 @@ def test_metrics_for_prometheus(folder_store: Store) -> None:
     assert given == documented - {"vila_dashboard"}
 
 
-def test_every_answer_carries_the_headers(folder_store: Store) -> None:
+def test_every_answer_carries_the_headers(
+    folder_store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     client = client_of(folder_store)
-    for path in ("/", "/healthz", "/nothing", "/static/style.css", "/metrics"):
+
+    def fault(*_: object) -> None:
+        raise RuntimeError("a fault of ours, with details")
+
+    monkeypatch.setattr("vila_ops.web.routes.run.load_view", fault)
+    broken = client.get("/runs/x")
+    assert broken.status_code == 500
+    assert "with details" not in broken.text
+    assert "with details" in caplog.text
+    for path in ("/", "/healthz", "/nothing", "/static/style.css", "/metrics", "/runs/x"):
         headers = client.get(path).headers
         assert headers["content-security-policy"].startswith("default-src 'none'"), path
         assert headers["x-content-type-options"] == "nosniff"

@@ -52,8 +52,7 @@ def create_app(store: Store, tokens: Tokens | None = None) -> FastAPI:
     app.add_exception_handler(NotFound, _not_found)
     app.add_exception_handler(UserError, _not_found)
     app.add_exception_handler(StoreError, _no_store)
-    app.add_exception_handler(Exception, _broken)
-    app.add_middleware(Guard, tokens=tokens)
+    app.add_middleware(Guard, tokens=tokens, broken=_broken)
     return app
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from typing import Any
 from urllib.parse import quote
 
@@ -16,6 +16,7 @@ from vila_ops.web.tokens import Tokens
 
 COOKIE = "vila_session"
 OPEN = ("/healthz", "/livez", "/login")
+STATIC = "/static/"
 
 HEADERS = {
     "Content-Security-Policy": (
@@ -35,9 +36,16 @@ HEADERS = {
 class Guard:
     """ASGI middleware. Without tokens it answers only requests that name this machine."""
 
-    def __init__(self, app: ASGIApp, tokens: Tokens | None) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        tokens: Tokens | None,
+        broken: Callable[[Request, Exception], Response],
+    ) -> None:
+        """Guard an application; `broken` makes the answer where it failed."""
         self._app = app
         self._tokens = tokens
+        self._broken = broken
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or pass the request on with `request.state.viewer` set."""
@@ -45,15 +53,26 @@ class Guard:
             await self._app(scope, receive, send)
             return
 
+        request, begun = Request(scope), False
+
         async def with_headers(message: Message) -> None:
+            nonlocal begun
             if message["type"] == "http.response.start":
+                begun = True
                 headers = MutableHeaders(scope=message)
+                if request.url.path.startswith(STATIC):
+                    headers.setdefault("Cache-Control", "no-cache")
                 for name, value in HEADERS.items():
                     headers.setdefault(name, value)
             await send(message)
 
-        refused = self._refuse(Request(scope), scope.setdefault("state", {}))
-        await (refused or self._app)(scope, receive, with_headers)
+        refused = self._refuse(request, scope.setdefault("state", {}))
+        try:
+            await (refused or self._app)(scope, receive, with_headers)
+        except Exception as error:
+            if begun:
+                raise
+            await self._broken(request, error)(scope, receive, with_headers)
 
     def _refuse(self, request: Request, state: MutableMapping[str, Any]) -> Response | None:
         path = request.url.path
@@ -64,7 +83,7 @@ class Guard:
             state["viewer"] = None
             return None
         state["viewer"] = viewer = self._viewer(request)
-        if viewer is not None or path in OPEN or path.startswith("/static/"):
+        if viewer is not None or path in OPEN or path.startswith(STATIC):
             return None
         if request.method == "GET" and "text/html" in request.headers.get("accept", ""):
             query = f"?{request.url.query}" if request.url.query else ""

@@ -134,12 +134,13 @@ class Watch:
     def _latest(self, listing: Listing) -> dict[tuple[str, str], Mapping[str, float]]:
         """Return the newest row of metrics of each running task; of a bucket only now and then."""
         before = self.snapshot.latest if self.snapshot else {}
-        running = [view for view in listing.fresh.values() if view.status == "running"]
         if self._remote and time.monotonic() < self._latest_due:
             return dict(before)
         self._latest_due = time.monotonic() + SILENT_SECONDS
         found = {}
-        for view in sorted(running, key=lambda view: view.started_at)[-MOST_RUNNING:]:
+        for view in sorted(listing.running.values(), key=lambda view: view.started_at)[
+            -MOST_RUNNING:
+        ]:
             for task in view.tasks:
                 if task.status == "running" and task.loss is not None:  # others write no rows
                     found[view.run_id, task.name] = last_row(self.store, view, task)

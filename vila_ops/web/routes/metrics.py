@@ -88,8 +88,11 @@ def _durations(rows: Iterable[RunRow]) -> Iterator[Sample]:
 
 
 def _running(seen: Snapshot) -> Iterator[str]:
-    views = [view for view in seen.listing.fresh.values() if view.status == "running"]
-    views.sort(key=lambda view: (view.started_at, view.run_id), reverse=True)
+    views = sorted(
+        seen.listing.running.values(),
+        key=lambda view: (view.started_at, view.run_id),
+        reverse=True,
+    )
     left_out = max(0, len(views) - MOST_RUNNING)
     yield from _one("running_runs_left_out", "Running runs that have no series.", left_out)
     found: dict[str, list[Sample]] = {}
