@@ -273,14 +273,9 @@ class RunRecord:
         run = _read(store, f"runs/{run_id}/run.json")
         if run is None:
             raise NotFound(f"there is no run '{run_id}' in {store.uri}.")
-        names = store.children(f"runs/{run_id}/tasks")
-        return cls(
-            run_id=run_id,
-            run=run,
-            driver=_read(store, f"runs/{run_id}/driver.json"),
-            end=_read(store, f"runs/{run_id}/end.json"),
-            tasks={name: tuple(_attempts(store, run_id, name)) for name in names},
-        )
+        driver = _read(store, f"runs/{run_id}/driver.json")
+        end = _read(store, f"runs/{run_id}/end.json")
+        return cls(run_id, run, driver, end, _tasks(store, run_id))
 
     @property
     def status(self) -> str:
@@ -346,11 +341,16 @@ class RunRecord:
         return [rows[step] for step in sorted(rows)]
 
 
-def _attempts(store: Store, run_id: str, task: str) -> Iterable[Attempt]:
-    for name in store.children(f"runs/{run_id}/tasks/{task}"):
-        attempt = _read_attempt(store, task, f"runs/{run_id}/tasks/{task}/{name}")
+def _tasks(store: Store, run_id: str) -> dict[str, tuple[Attempt, ...]]:
+    """Read the attempts of all tasks: one listing tells which there are, however many tasks."""
+    lead = f"runs/{run_id}/tasks/"
+    places = {tuple(key.removeprefix(lead).split("/")[:2]) for key in store.list(lead)}
+    found: dict[str, list[Attempt]] = {}
+    for name, number in sorted(place for place in places if len(place) == 2):
+        attempt = _read_attempt(store, name, f"{lead}{name}/{number}")
         if attempt is not None:
-            yield attempt
+            found.setdefault(name, []).append(attempt)
+    return {name: tuple(attempts) for name, attempts in found.items()}
 
 
 def _read_attempt(store: Store, task: str, prefix: str) -> Attempt | None:
