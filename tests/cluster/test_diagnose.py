@@ -10,10 +10,13 @@ from typing import Any
 import pytest
 
 from tests.api_server import ApiServer
+from tests.cluster.scripted import Answer, running
+from vila_core.errors import StoreError
+from vila_core.store import open_store
 from vila_ops.cluster.config import ClusterConfig, load_cluster
 from vila_ops.cluster.connect import kubernetes_api
 from vila_ops.cluster.diagnose import Finding, diagnose, examine
-from vila_ops.cluster.symptoms import KINDS
+from vila_ops.cluster.symptoms import KINDS, of_log
 
 RUN, KFP = "brave-river-1", "2f0c1d3e-0000-4000-8000-000000000001"
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "cluster-troubleshooting.md"
@@ -409,6 +412,45 @@ def test_what_a_step_could_only_write_to_its_log(cluster: Cluster, line: str, ki
     finding = cluster.one()
     assert (finding.task, finding.kind) == ("prepare", kind)
     assert " ".join(line.split())[:60] in finding.message
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        ("NoSuchBucket", "bucket-missing"),
+        ("AccessDenied", "store-read-only"),
+        ("XMinioStorageFull", "store-full"),
+        ("RequestTimeTooSkewed", "clock-skew"),
+        ("SignatureDoesNotMatch", "store-credentials"),
+        ("InvalidAccessKeyId", "store-credentials"),
+        ("ExpiredToken", "store-credentials"),
+    ],
+)
+def test_what_the_store_itself_says_is_understood(
+    code: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = f"<Error><Code>{code}</Code><Message>so</Message></Error>"
+    refused = Answer(403, body, {"Content-Type": "application/xml"})
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "tester")
+    with running(*[refused] * 3) as script:
+        monkeypatch.setenv("VILA_S3_ENDPOINT", script.url)
+        with pytest.raises(StoreError) as caught:
+            open_store("s3://vila/platform").write("runs/r1/run.json", b"{}")
+    symptom = of_log(["starting", f"error: {caught.value}"], "kubeflow")
+    assert symptom is not None, str(caught.value)
+    assert symptom.kind == kind, str(caught.value)
+
+
+def test_a_store_that_does_not_answer_is_understood(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "tester")
+    monkeypatch.setenv("VILA_S3_ENDPOINT", "http://127.0.0.1:1")
+    with pytest.raises(StoreError) as caught:
+        open_store("s3://vila/platform").read("runs/r1/run.json")
+    symptom = of_log([f"error: {caught.value}"], "kubeflow")
+    assert symptom is not None, str(caught.value)
+    assert symptom.kind == "store-unreachable"
 
 
 def test_a_trainjob_whose_pods_a_quota_refuses(cluster: Cluster) -> None:

@@ -166,7 +166,7 @@ def _wait(client: Minio, place: s3.Place, patience_s: float) -> Done | None:
 def _bucket(client: Minio, place: s3.Place) -> Done:
     from minio.error import S3Error
 
-    if client.bucket_exists(place.bucket):
+    if s3.bucket_exists(client, place.bucket):
         return Done("bucket", "unchanged", place.bucket)
     try:
         client.make_bucket(place.bucket, location=place.region)

@@ -71,7 +71,7 @@ def probe(place: s3.Place, keys: s3.Keys | Check, bootstrap: str) -> Iterator[Ch
 
 def _bucket(client: Minio, place: s3.Place, keys: s3.Keys, bootstrap: str) -> Iterator[Check]:
     try:
-        exists = client.bucket_exists(place.bucket)
+        exists = s3.bucket_exists(client, place.bucket)
     except s3.failures() as error:
         yield Check(TITLE, "error", f"{place.bucket}: {s3.said(error)}", _refused(error, keys))
         return

@@ -94,6 +94,23 @@ def _certificate(text: str | None) -> Iterator[str | None]:
         yield str(path)
 
 
+def bucket_exists(client: Minio, bucket: str) -> bool:
+    """Return whether there is such a bucket; raise what `failures` names, with the server's code.
+
+    The answer to a HEAD has no body, so that wrong keys look like a missing right: then a listing
+    asks again.
+    """
+    from minio.error import S3Error
+
+    try:
+        return client.bucket_exists(bucket)
+    except S3Error as error:
+        if error.code != "AccessDenied":
+            raise
+        next(iter(client.list_objects(bucket, prefix="cluster-check/")), None)
+        return True
+
+
 def said(error: Exception) -> str:
     """Return what a server or the network said, in a few words."""
     from minio.error import S3Error

@@ -30,6 +30,7 @@ KINDS = {
     "refused": "The API refuses to make a pod",
     "bucket-missing": "The S3 bucket is missing",
     "store-read-only": "The S3 store is read-only, or access is denied",
+    "store-full": "The S3 store is full",
     "store-credentials": "The S3 credentials are wrong",
     "store-unreachable": "The S3 store is out of reach",
     "clock-skew": "Clocks differ",
@@ -221,13 +222,19 @@ _LOG_SIGNS = (
     ),
     (
         "SignatureDoesNotMatch|InvalidAccessKeyId|secret key is wrong|access key is unknown"
-        "|ExpiredToken|InvalidToken",
+        "|ExpiredToken|InvalidToken|session token (has expired|is not)",
         "store-credentials",
         "make the Secret vila-store-credentials in NAMESPACE again, with keys that "
         "vila cluster check accepts",
     ),
     (
-        "s3://.*(AccessDenied|access denied)|XMinioStorageFull|MethodNotAllowed",
+        "XMinioStorageFull|no space left in the store|bucket's quota is used up",
+        "store-full",
+        "free some: vila runs names what is old, versions end by the bucket's lifecycle "
+        "(vila cluster bootstrap); or raise the quota",
+    ),
+    (
+        "s3://.*(AccessDenied|access denied|MethodNotAllowed)",
         "store-read-only",
         "the keys may not do that in the bucket: vila cluster bootstrap sets the policy, "
         "vila cluster check tries it",
