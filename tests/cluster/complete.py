@@ -49,6 +49,8 @@ def fill(server: ApiServer, config: ClusterConfig, keys: dict[str, str]) -> None
         kube.add(node(f"gpu-{number}", 8, spec={"taints": taints}, images=names))
     for manifest in generated(manifests(config), lambda *_: None):
         kube.add(manifest)
+    ready = {"readyReplicas": 2, "updatedReplicas": 2, "observedGeneration": 1}
+    kube.set_status("apps/v1", "Deployment", "vila", "vila-dashboard", ready)
     for namespace in {config.namespace, "vila"}:
         kube.add(secret("vila-store-credentials", namespace, keys))
     kube.add(secret("vila-wandb", config.namespace, {"WANDB_API_KEY": "key"}))

@@ -186,6 +186,18 @@ Take = Callable[[Cluster], object]
             "get pods -l app=ml-pipeline",
         ),
         (
+            lambda c: c.remove("v1", "Service", "vila-dashboard", "vila"),
+            "services",
+            "missing: Service vila/vila-dashboard",
+            "vila cluster apply mine",
+        ),
+        (
+            lambda c: c.kube.set_status("apps/v1", "Deployment", "vila", "vila-dashboard", {}),
+            "services",
+            "Deployment vila/vila-dashboard: 0 of 2 ready",
+            "describe pods -l app.kubernetes.io/name=vila-dashboard",
+        ),
+        (
             lambda c: c.server.deny("list", "events"),
             "your rights",
             "in kubeflow you may not list events",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -626,6 +627,20 @@ def test_a_cluster_that_cant_be_asked_is_a_finding(
     text = good.read_text().replace(cluster.server.url, "http://127.0.0.1:1")
     (tmp_path / "closed").write_text(text)
     assert kind(tmp_path / "closed") == "api-unreachable"
+
+
+def test_commands_of_the_page_exist() -> None:
+    from typer.main import get_command
+
+    from vila_ops.cli.main import app
+
+    root: Any = get_command(app)
+    named = set(re.findall(r"vila ([a-z]+)(?: ([a-z]+))?", PAGE.read_text()))
+    found = {pair for pair in named if pair[0] in root.commands}
+    assert {"show", "resume", "logs", "runs", "stop", "plan", "cluster"} <= {a for a, _ in found}
+    steps = {second for first, second in found if first == "cluster" and second}
+    assert steps == {"check", "apply", "bootstrap"}
+    assert steps <= set(root.commands["cluster"].commands)
 
 
 def test_every_kind_has_its_section() -> None:

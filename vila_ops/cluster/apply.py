@@ -126,7 +126,7 @@ def wait(
     deadline = time.monotonic() + limit_s
     while True:
         for manifest in list(open_):
-            now = _progress(api, manifest)
+            now = progress(api, manifest)
             late = time.monotonic() > deadline and not now.done
             if late and not now.failed:
                 state = f"{now.state}: not ready after {limit_s:.0f} s"
@@ -201,7 +201,8 @@ def _gone(api: ApiClient, path: str, limit_s: float = 60) -> None:
         time.sleep(0.5)
 
 
-def _progress(api: ApiClient, manifest: Object) -> Progress:
+def progress(api: ApiClient, manifest: Object) -> Progress:
+    """Return how far a Deployment, StatefulSet or Job is, and what holds it up."""
     name, kind = title(manifest), manifest["kind"]
     found = objects.find(api, path_of(api, manifest))
     if found is None:

@@ -15,7 +15,13 @@ from components.kube.client import Patience
 from components.kube.errors import ClusterError, NoAnswer, NotAllowed, NotAuthenticated
 from components.kube.kinds import KFP_VERSION, PIPELINES, PROVIDERS, TRAINER_VERSION
 from vila_core.errors import VilaError
-from vila_ops.cluster import check_images, check_nodes, check_objects, check_store
+from vila_ops.cluster import (
+    check_images,
+    check_nodes,
+    check_objects,
+    check_services,
+    check_store,
+)
 from vila_ops.cluster.asked import Asked, asked_by
 from vila_ops.cluster.config import ClusterConfig
 from vila_ops.cluster.connect import kubernetes_api
@@ -63,6 +69,7 @@ def examine(
         ("classes", lambda: check_objects.of_cluster(api, config, apply, asked)),
         ("nodes", lambda: check_nodes.nodes(api, asked)),
         ("quotas", lambda: check_nodes.quotas(api, config, asked)),
+        ("services", lambda: check_services.services(api, config, apply)),
         ("store", lambda: check_store.store(api, config, bootstrap)),
         (
             "images",
