@@ -7,6 +7,7 @@ refuses: wrong signatures, wrong MD5, expired URLs.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import os
 import shutil
@@ -60,13 +61,20 @@ mon data avail crit = 1
 mon data = {folder}/mon
 [osd]
 osd data = {folder}/osd
-osd objectstore = memstore
-memstore device bytes = 4294967296
+{device}
 [client.rgw.a]
 rgw frontends = beast endpoint=127.0.0.1:{port}
 rgw enable usage log = false
 rgw enable ops log = false
+rgw gc obj min wait = 5
+rgw gc processor period = 5
+rgw crypt require ssl = false
+rgw crypt s3 kms backend = testing
+rgw crypt s3 kms encryption keys = {kms_key}={kms_secret}
 """
+KMS_KEY = "vila-tests-key"
+_IN_MEMORY = "osd objectstore = memstore\nmemstore device bytes = 4294967296"
+_ON_DISK = "osd objectstore = bluestore\nbluestore block size = {size}"
 
 
 def missing() -> list[str]:
@@ -75,10 +83,13 @@ def missing() -> list[str]:
 
 
 @contextlib.contextmanager
-def running() -> Iterator[dict[str, str]]:
-    """Start the server with one bucket; yield the environment that reaches it."""
+def running(*, disk: int | None = None) -> Iterator[dict[str, str]]:
+    """Start the server with one bucket; yield the environment that reaches it.
+
+    Objects are in memory, at most 4 GiB, or in a sparse file of `disk` bytes.
+    """
     folder = Path(tempfile.mkdtemp(prefix="vila-ceph-"))  # short: sockets' paths are limited
-    cluster = _Cluster(folder)
+    cluster = _Cluster(folder, disk)
     try:
         cluster.start()
         client = Minio(cluster.address, *CREDENTIALS.values(), secure=False, region="us-east-1")
@@ -94,7 +105,7 @@ def running() -> Iterator[dict[str, str]]:
 
 
 class _Cluster:
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, disk: int | None) -> None:
         self._folder = folder
         self._config = str(folder / "ceph.conf")
         self._daemons: list[subprocess.Popen[bytes]] = []
@@ -104,7 +115,14 @@ class _Cluster:
         self._fsid = str(uuid.uuid4())
         (folder / "ceph.conf").write_text(
             _CONFIG.format(
-                folder=folder, fsid=self._fsid, mon=ports[0], mon_old=ports[1], port=ports[2]
+                folder=folder,
+                fsid=self._fsid,
+                mon=ports[0],
+                mon_old=ports[1],
+                port=ports[2],
+                device=_IN_MEMORY if disk is None else _ON_DISK.format(size=disk),
+                kms_key=KMS_KEY,
+                kms_secret=base64.b64encode(os.urandom(32)).decode(),
             )
         )
 
