@@ -40,7 +40,7 @@ class Reading:
     etag: str
     size: int
     sha256: str | None
-    pieces: Generator[bytes | bytearray]
+    pieces: Generator[bytes]
 
 
 @dataclass
@@ -111,13 +111,13 @@ def _no_pieces() -> Generator[bytes]:
     yield b""
 
 
-def _pieces(place: Place, head: _Head, first: bytearray) -> Generator[bytearray]:
-    yield first
-    start, stop = len(first), threading.Event()
-    del first
+def _pieces(place: Place, head: _Head, first: list[bytes]) -> Generator[bytes]:
+    start, stop = sum(map(len, first)), threading.Event()
+    yield from first
+    first.clear()
     if start >= head.size:
         return
-    pending: deque[Future[tuple[bytearray, _Head]]] = deque()
+    pending: deque[Future[tuple[list[bytes], _Head]]] = deque()
     parallel = place.settings.parallel
     pool = ThreadPoolExecutor(parallel, thread_name_prefix="vila-s3")
     try:
@@ -125,9 +125,9 @@ def _pieces(place: Place, head: _Head, first: bytearray) -> Generator[bytearray]
             length = min(PIECE, head.size - offset)
             pending.append(pool.submit(_range, place, offset, length, head.etag, stop))
             if len(pending) > parallel:
-                yield pending.popleft().result()[0]
+                yield from pending.popleft().result()[0]
         while pending:
-            yield pending.popleft().result()[0]
+            yield from pending.popleft().result()[0]
     finally:
         stop.set()
         pool.shutdown(cancel_futures=True)
@@ -135,20 +135,21 @@ def _pieces(place: Place, head: _Head, first: bytearray) -> Generator[bytearray]
 
 def _range(
     place: Place, start: int, length: int, etag: str | None, stop: threading.Event | None = None
-) -> tuple[bytearray, _Head]:
+) -> tuple[list[bytes], _Head]:
     """Return that many bytes of an object, fewer where it ends, and what it says of itself."""
-    got = bytearray()
+    got: list[bytes] = []
     head: _Head | None = None
 
     def more() -> None:
         nonlocal head
-        if len(got) == length:
+        done = sum(map(len, got))
+        if done == length:
             return
         known = head.etag if head else etag
-        with _response(place, start + len(got), length - len(got), known) as response:
-            head = _head(place, response, start + len(got), known)
+        with _response(place, start + done, length - done, known) as response:
+            head = _head(place, response, start + done, known)
             for chunk in response.stream(CHUNK):
-                got.extend(chunk)
+                got.append(chunk)
                 if stop is not None and stop.is_set():
                     return
 

@@ -29,9 +29,11 @@ from vila_core.store.s3_errors import DamagedOnTheWay, UploadGone, explained, pe
 from vila_core.store.s3_settings import Place
 
 if TYPE_CHECKING:
+    from hashlib import _Hash as Hash
+
     from minio.helpers import ObjectWriteResult
 
-PART = 8 * 2**20
+PART = 16 * 2**20
 """Bytes of a part; more where a file would have more than 10,000 of them."""
 
 ABANDONED = timedelta(days=1)
@@ -65,7 +67,8 @@ def put(place: Place, data: bytes, condition: Mapping[str, str]) -> str:
             condition["If-Match"] = etag
 
     try:
-        etag, confirmed = _confirmed(place, data, send, again)
+        md5 = hashlib.md5(data, usedforsecurity=False)
+        etag, confirmed = _confirmed(place, md5, send, again)
         if not confirmed:
             _read_back(place, etag, sha256)
     except Damaged:
@@ -213,9 +216,9 @@ class _Parts:
         return found[0] if len(found) == 1 else b"".join(found)
 
     def _send_part(self, number: int, data: bytes) -> str:
-        place, md5 = self.place, hashlib.md5(data, usedforsecurity=False).hexdigest()
-        if self._there.get(number) == (md5, len(data)):
-            return md5
+        place, md5 = self.place, hashlib.md5(data, usedforsecurity=False)
+        if self._there.get(number) == (md5.hexdigest(), len(data)):
+            return md5.hexdigest()
         query = {"partNumber": str(number), "uploadId": self._upload_id}
 
         def send(headers: Mapping[str, str]) -> ObjectWriteResult:
@@ -229,11 +232,10 @@ class _Parts:
                 once, patience_s=place.settings.timeout_s, stopped=self._stop.is_set
             )
 
-        etag, confirmed = _confirmed(place, data, send)
+        etag, confirmed = _confirmed(place, md5, send)
         if not confirmed:
             self._confirmed = False
-            return etag
-        return md5
+        return etag
 
     def _complete(self, etags: list[str]) -> str:
         """Have the server put the parts together; return the etag of the object."""
@@ -267,15 +269,15 @@ class _Parts:
 
 def _confirmed(
     place: Place,
-    data: bytes,
+    digest: Hash,
     send: Callable[[Mapping[str, str]], ObjectWriteResult],
     again: Callable[[str], None] = lambda etag: None,
 ) -> tuple[str, bool]:
     """Send a body until the server has got just that; return its etag, and whether that proves it.
 
+    `digest` is the body's MD5.
     Raises Damaged when it still has not after three times.
     """
-    digest = hashlib.md5(data, usedforsecurity=False)
     md5 = {"Content-MD5": base64.b64encode(digest.digest()).decode()}
     error: DamagedOnTheWay | None = None
     for _ in range(_ATTEMPTS):
