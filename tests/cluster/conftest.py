@@ -47,3 +47,11 @@ def engine(site: Site) -> Iterator[Any]:
     site.server.kfp.cancel_at_once = False
     yield made
     made.close()
+
+
+@pytest.fixture(scope="session")
+def toys() -> None:
+    """The toy stages, in this process too."""
+    import runpy
+
+    runpy.run_path(str(Path(__file__).parents[1] / "ops" / "toys" / "sitecustomize.py"))

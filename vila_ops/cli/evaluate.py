@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vila_ops.cli.execute import DetachOption, Runner, go
+from vila_ops.cli import on_cluster
+from vila_ops.cli.execute import DetachOption, Runner, finish, go
+from vila_ops.cli.on_cluster import ClusterOption
 from vila_ops.cli.options import JsonOption, StoreOption, store_uri
 
 if TYPE_CHECKING:
@@ -63,6 +65,7 @@ def evaluate(
     runner: Annotated[
         Runner, typer.Option(help="A process per benchmark, or all in this process.")
     ] = Runner.subprocess,
+    cluster: ClusterOption = None,
     detach: DetachOption = False,
     json: JsonOption = False,
     store: StoreOption = None,
@@ -85,7 +88,8 @@ def evaluate(
             "a model and its files are needed: vila eval MODEL --data DIR; "
             "the benchmarks: vila eval --list"
         )
-    opened = open_store(store_uri(store))
+    target = on_cluster.target(runner.value, cluster, store)
+    opened = target.store if target else open_store(store_uri(store))
     settings = {
         "shots": _numbers(shots) if shots else None,
         "demos": {"how": demos, "seeds": list(range(seeds))},
@@ -102,6 +106,9 @@ def evaluate(
         description=f"{model} on {', '.join(each.name for each in asked)}",
         tracking={"wandb": "disabled"},
     )
+    if target is not None:
+        run_id = on_cluster.start(target, recipe, name, None, detach)
+        return finish(opened, run_id, detach, json)
     run_id = create_run(opened, recipe, runner=runner.value, name=name, argv=sys.argv[1:])
     go(opened, run_id, detach, json)
 

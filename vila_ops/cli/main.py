@@ -22,6 +22,7 @@ from vila_ops.cli import (
     plan,
     registry,
     reproduce,
+    schedules,
     verify,
 )
 
@@ -67,6 +68,7 @@ app.add_typer(data.app, name="data")
 app.add_typer(registry.app, name="registry")
 app.add_typer(cluster.app, name="cluster")
 app.add_typer(dashboard.app, name="dashboard")
+app.add_typer(schedules.app, name="schedules")
 ask.add(app)
 evaluate.add(app)
 exchange.add(app)

@@ -97,6 +97,23 @@ def resume(
     tell(opened.store, run_id, detach)
 
 
+def submit(cluster: Cluster, run_id: str, detach: bool) -> None:
+    """Submit a run that is recorded already."""
+    from vila_ops.cluster.submit import submit as give
+
+    give(cluster, run_id)
+    tell(cluster.store, run_id, detach)
+
+
+def go_on(store: Store, run_id: str) -> str:
+    """Submit a run again if it has ended without success; show it to its end, return how."""
+    from vila_ops.cluster.follow import standing
+
+    if standing(store, run_id).status not in ("running", "succeeded"):
+        resume(store, run_id, None, None, detach=False)
+    return follow(store, run_id, quiet=False)
+
+
 def tell(store: Store, run_id: str, detach: bool) -> None:
     """Say on stderr where a submitted run is to be seen."""
     from vila_ops.cluster.submit import read_cluster
@@ -159,15 +176,18 @@ def look(store: Store, view: RunView) -> tuple[RunView, Told | None]:
     """Return a run as it stands now, and what is to be told of its cluster if it is on one."""
     if view.runner != "cluster":
         return view, None
-    from vila_ops.cluster.follow import current_view, look_for_causes
-    from vila_ops.cluster.submit import read_cluster
+    from vila_ops.cluster.diagnose import examine
+    from vila_ops.cluster.follow import current_view, kept_findings
+    from vila_ops.cluster.submit import config_of, read_cluster
 
     view, note = current_view(store, view.run_id)
     about = read_cluster(store, view.run_id)
     if about is None:
         return view, None
-    asked = view.status in ("running", "failed", "stopped", "interrupted")
-    findings = look_for_causes(store, view.run_id, about) if asked else []
+    findings = kept_findings(store, view.run_id)
+    if view.status in ("running", "interrupted"):
+        found = examine(config_of(about), view.run_id, about["kfp"]["run_id"] or "")
+        findings = [each for each in found if each.message not in note]
     return view, Told(about, note, findings)
 
 

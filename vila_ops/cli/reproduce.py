@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vila_ops.cli import on_cluster
 from vila_ops.cli.execute import DetachOption, Runner
+from vila_ops.cli.on_cluster import ClusterOption
 from vila_ops.cli.options import StoreOption, store_uri
 
 if TYPE_CHECKING:
@@ -52,6 +54,7 @@ def reproduce(
     runner: Annotated[
         Runner, typer.Option(help="A process per task, or all tasks in this process.")
     ] = Runner.subprocess,
+    cluster: ClusterOption = None,
     name: Annotated[str | None, typer.Option(help="Name of the run.")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything and list the tasks; run none.")
@@ -66,9 +69,10 @@ def reproduce(
     from vila_core.errors import UserError
     from vila_core.store import open_store
     from vila_ops.reproduce import runs
-    from vila_ops.runs import find_run
+    from vila_ops.runs import find_run, load_view
 
-    opened = open_store(store_uri(store))
+    target = on_cluster.target(runner.value, cluster, store)
+    opened = target.store if target else open_store(store_uri(store))
     if run is not None:
         if findings or set_:
             raise UserError("--run takes findings, size and overrides from the run; leave them out")
@@ -80,10 +84,15 @@ def reproduce(
             _list(plan)
             return
         run_id = runs.begin(opened, plan, runner=runner.value, name=name, argv=sys.argv[1:])
+        if target is not None:
+            on_cluster.submit(target, run_id, detach)
     if detach:
         from vila_ops.driver.run import spawn
 
-        spawn(opened, run_id)
+        if target is None and load_view(opened, run_id).runner == "cluster":
+            on_cluster.resume(opened, run_id, None, None, detach=True)
+        elif target is None:
+            spawn(opened, run_id)
         typer.echo(f"{run_id}\nreport it when it has ended: vila reproduce --run {run_id}")
         return
     raise typer.Exit(_go(opened, run_id, report))
@@ -118,13 +127,17 @@ def _go(store: Store, run_id: str, report: Path | None) -> int:
     from vila_ops.reproduce.output import write_reports
     from vila_ops.runs import load_view
 
-    if load_view(store, run_id).status != "succeeded":
-        with follow.display(store, run_id):
-            status = drive(store, run_id)
+    view = load_view(store, run_id)
+    if view.status != "succeeded":
+        if view.runner == "cluster":
+            status = on_cluster.go_on(store, run_id)
+        else:
+            with follow.display(store, run_id):
+                status = drive(store, run_id)
         if status != "succeeded":
             follow.print_result(store, run_id)
             typer.echo(f"go on and report: vila reproduce --run {run_id}")
-            return EXIT_CODES[status]
+            return EXIT_CODES.get(status, 1)
     for line in write_reports(store, run_id, report):
         typer.echo(line)
     added = add_reproduction(store, run_id)

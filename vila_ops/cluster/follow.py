@@ -131,7 +131,7 @@ def settle(
 
     What was wrong on the cluster is kept beside it, as long as the cluster still tells.
     """
-    findings = [] if status == "succeeded" else look_for_causes(store, run_id, about)
+    findings = [] if status == "succeeded" else _causes(run_id, about)
     if findings:
         value = [finding.as_json() for finding in findings]
         store.write(f"runs/{run_id}/findings.json", dumps(value, indent=1).encode())
@@ -145,16 +145,22 @@ def settle(
     return status
 
 
-def look_for_causes(store: Store, run_id: str, about: Mapping[str, Any]) -> list[Finding]:
-    """Return what is wrong with a run's tasks: kept with the run, else as the cluster says now."""
-    with contextlib.suppress(NotFound):
+def kept_findings(store: Store, run_id: str) -> list[Finding]:
+    """Return what was found wrong with a run when its end was recorded."""
+    try:
         kept = json.loads(store.read(f"runs/{run_id}/findings.json"))
-        return [Finding(**each) for each in kept]
+    except NotFound:
+        return []
+    return [Finding(**each) for each in kept]
+
+
+def _causes(run_id: str, about: Mapping[str, Any]) -> list[Finding]:
+    """Return what the cluster says now; nothing where it can't be asked."""
     config = config_of(about)
     try:
         api = kubernetes_api(config, PATIENCE)
-        return diagnose(api, config, run_id)
-    except (ClusterError, UserError):
+        return diagnose(api, config, run_id, about["kfp"]["run_id"] or "")
+    except VilaError:
         return []
 
 

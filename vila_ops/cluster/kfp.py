@@ -375,8 +375,10 @@ def _client_class() -> Any:
             while True:
                 again = False
                 asked_for = None
+                # A copy: sending a file removes the content type, and would fail the next time.
+                again_as = {**given, "headers": dict(given.get("headers") or {})}
                 try:
-                    return super().request(method, url, _request_timeout=limits, **given)
+                    return super().request(method, url, _request_timeout=limits, **again_as)
                 except ApiException as error:
                     status = error.status or 0
                     problem = _refusal(self.server, status, error)

@@ -7,6 +7,7 @@ what has been asked for is looked for by name before it is asked for again.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -24,7 +25,7 @@ from vila_core.jsonio import dumps
 from vila_core.store import Store, open_store
 from vila_ops.cluster import labels
 from vila_ops.cluster.config import ClusterConfig, cluster_files, load_cluster
-from vila_ops.cluster.kfp import Kfp, Version
+from vila_ops.cluster.kfp import Kfp, NotThere, Version
 from vila_ops.cluster.resources import attempts, cluster_yaml, trainjob_place
 from vila_ops.recipes import Recipe, config_json, pipeline_files, resolve
 from vila_ops.runs import create_run, kept_graph, new_id, new_run
@@ -214,6 +215,31 @@ def schedule(
     about["kfp"]["recurring_run_id"] = kfp_id
     submitted = _told(store, place(schedule_id, "cluster.json"), about, version, None)
     return schedule_id, Submitted(kfp_id, submitted.url)
+
+
+def schedules(store: Store) -> list[dict[str, Any]]:
+    """Return the schedules of a store that have not been ended, by id: their cluster.json."""
+    found = []
+    for schedule_id in store.children("schedules"):
+        about = _read(store, place(schedule_id, "cluster.json"))
+        if about is not None and "ended_at" not in about:
+            found.append({"schedule": schedule_id, **about})
+    return found
+
+
+def end_schedule(store: Store, schedule_id: str) -> None:
+    """End a schedule in KFP, and say so in the store. Runs that it has started go on.
+
+    Raises UserError for an unknown one.
+    """
+    about = _read(store, place(schedule_id, "cluster.json"))
+    if about is None:
+        known = ", ".join(each["schedule"] for each in schedules(store)) or "none"
+        raise UserError(f"there is no schedule '{schedule_id}' in {store.uri}; known: {known}.")
+    if about["kfp"].get("recurring_run_id"):
+        with contextlib.suppress(NotThere):
+            Kfp.connect(config_of(about)).end_recurring(about["kfp"]["recurring_run_id"])
+    _write(store, place(schedule_id, "cluster.json"), {**about, "ended_at": record.now()})
 
 
 def check(config: ClusterConfig, recipe: Recipe, name: str | None) -> None:
