@@ -118,7 +118,7 @@ def test_everything_that_may_be_set_lands_in_the_documents():
             "VILA_CACHE": "/var/cache/vila",
             "VILA_S3_ENDPOINT": "http://minio:9000",
             "AWS_REGION": "us-east-1",
-            "VILA_S3_CA": "/etc/vila/ca/ca.crt",
+            "AWS_CA_BUNDLE": "/etc/vila/ca/ca.crt",
         }
         assert found["imagePullPolicy"] == "Always"
         assert found["imagePullSecret"][0]["secretName"] == "registry"

@@ -119,6 +119,7 @@ def test_a_submission_that_was_cut_off_is_taken_up_where_it_was(
     site: Site, store: Store, recipe: Recipe
 ):
     site.server.fail("POST", RUNS, cut=True, after=True, times=9)
+    site.server.fail("GET", RUNS)  # the first look goes well
     site.server.fail("GET", RUNS, status=503, times=40)
     with pytest.raises(Unanswered, match="try again later"):
         begin(site, recipe)
