@@ -238,8 +238,12 @@ def test_an_authority_of_ones_own(
         port = probe.getsockname()[1]
     files = ["-c", str(authority / "cert.pem"), "-k", str(authority / "key.pem")]
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port), *files]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    server = subprocess.Popen(command, env={**os.environ, **s3_server.CREDENTIALS}, **quiet)
+    server = subprocess.Popen(
+        command,
+        env={**os.environ, **s3_server.CREDENTIALS},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     try:
         deadline = time.monotonic() + 60
         while True:
