@@ -157,11 +157,16 @@ def without_index(store: Store) -> Counter[str]:
     return Counter(view.status for view in views)
 
 
-def process(uri: str, *words: str) -> int:
-    """Rows that the command prints."""
+def process(uri: str, spent: list[float], *words: str) -> int:
+    """Rows that the command prints; its CPU seconds are added to `spent`."""
     command = [sys.executable, "-m", "vila_ops.cli.main", "runs", "--store", uri, *words]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+    before = os.times()
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    after = os.times()
+    spent.append(
+        after.children_user - before.children_user + after.children_system - before.children_system
+    )
     return done.stdout.count("quickstart-")
 
 
@@ -184,12 +189,13 @@ def measure(
         return found == states
 
     first = _harness.measure(build)
+    spent: dict[str, list[float]] = {"process, newest 20": [], "process, all": []}
     ways: dict[str, Callable[[], bool]] = {
         "newest 20": newest,
         "all": all_rows,
         "find last": lambda: bool(find_run(store, "last")),
-        "process, newest 20": lambda: process(store.uri) == 20,
-        "process, all": lambda: process(store.uri, "--limit", "0") == count,
+        "process, newest 20": lambda: process(store.uri, spent["process, newest 20"]) == 20,
+        "process, all": lambda: process(store.uri, spent["process, all"], "--limit", "0") == count,
     }
     for way in ways.values():
         way()
@@ -199,6 +205,8 @@ def measure(
     results: dict[str, Any] = {
         name: _harness.both(runs, count, "runs") for name, runs in taken.items()
     }
+    for name, seconds in spent.items():
+        results[name]["cpu"] = _harness.spread(seconds[1:], count, "runs")
     results["first"] = _harness.both([first], count, "runs")
     taken["first"] = [first]
     return results, {name: all(run.value for run in runs) for name, runs in taken.items()}
@@ -239,10 +247,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return 1
             results[kind] = found
             for way, spread in found.items():
-                wall = spread["wall"]
+                wall, cpu = spread["wall"], spread["cpu"]
                 least, most = wall["min_s"], wall["max_s"]
                 print(
-                    f"{kind:<10} {way:<20} {wall['median_s']:7.3f} s  ({least:.3f} to {most:.3f})"
+                    f"{kind:<10} {way:<20} {wall['median_s']:7.3f} s  ({least:.3f} to {most:.3f}), "
+                    f"CPU {cpu['median_s']:.3f} s"
                 )
     _harness.write(
         options.out,

@@ -121,16 +121,27 @@ class Listing:
     unreadable: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
 class _Entry:
-    row: RunRow
-    proof: Mapping[str, Any] = field(default_factory=dict)  # empty: to be read again
+    """A row as the index holds it; made a `RunRow` when it is asked for, which most never are."""
+
+    __slots__ = ("_row", "fields", "proof", "run_id")
+
+    def __init__(self, run_id: str, fields: Mapping[str, Any], proof: Mapping[str, Any]) -> None:
+        self.run_id = run_id
+        self.fields = fields
+        self.proof = proof  # empty: to be read again
+        self._row: RunRow | None = None
 
     @property
-    def kept(self) -> bool:
-        return bool(self.proof)
+    def row(self) -> RunRow:
+        """The row."""
+        if self._row is None:
+            tasks = tuple(TaskRow(*task) for task in self.fields["tasks"])
+            self._row = RunRow(self.run_id, **{**self.fields, "tasks": tasks})
+        return self._row
 
 
+_FIELDS = frozenset(RunRow.__dataclass_fields__) - {"run_id"}
 _Read = tuple[RunRow, Mapping[str, Any], RunView | None]
 """A row, its proof (empty where it has none), and the whole view of a run that runs."""
 
@@ -154,7 +165,7 @@ class RunIndex:
         """Return the ids of all runs, newest first. Raises StoreError."""
         self._meet()
         self.write()
-        return [row.run_id for row in self._sorted()]
+        return [entry.run_id for entry in self._sorted()]
 
     def list(
         self, *, limit: int | None = None, statuses: Container[str] | None = None, name: str = ""
@@ -166,18 +177,16 @@ class RunIndex:
         """
         self._meet()
         name = name.casefold()
-        rows = [
-            row
-            for row in self._sorted()
-            if not name or any(name in text.casefold() for text in (row.run_id, row.recipe))
+        meant = [
+            entry.run_id
+            for entry in self._sorted()
+            if not name or name in f"{entry.run_id}\n{entry.fields['recipe']}".casefold()
         ]
         if statuses is None:
-            found = len(rows)
-            chosen = self._proven(row.run_id for row in rows[:limit])
+            found, chosen = len(meant), self._proven(meant[:limit])
         else:
-            meant = [row for row in self._proven(row.run_id for row in rows)]
-            meant = [row for row in meant if row.status in statuses]
-            found, chosen = len(meant), meant[:limit]
+            rows = [row for row in self._proven(meant) if row.status in statuses]
+            found, chosen = len(rows), rows[:limit]
         ids = {row.run_id for row in chosen}
         running = {run_id: view for run_id, view in self._running.items() if run_id in ids}
         return Listing(tuple(chosen), found, running, dict(self._unreadable))
@@ -186,7 +195,7 @@ class RunIndex:
         """Replace the index in the store, if there is enough news; never fails for it."""
         if self._news < WORTH_WRITING:
             return
-        data = _packed({run_id: one for run_id, one in self._entries.items() if one.kept})
+        data = _packed(self._entries.values())
         # A store that may only be read is listed slowly, but it is listed.
         with contextlib.suppress(StoreError):
             try:
@@ -196,9 +205,11 @@ class RunIndex:
                 return
         self._news = 0
 
-    def _sorted(self) -> list[RunRow]:
-        rows = [entry.row for entry in self._entries.values()]
-        return sorted(rows, key=lambda row: (row.started_at, row.run_id), reverse=True)
+    def _sorted(self) -> list[_Entry]:
+        def age(entry: _Entry) -> tuple[str, str]:
+            return entry.fields["started_at"], entry.run_id
+
+        return sorted(self._entries.values(), key=age, reverse=True)
 
     def _meet(self) -> None:
         """Learn which runs there are, and read those that nobody has read before."""
@@ -231,9 +242,8 @@ class RunIndex:
                 self._entries = {}  # deleted just now, or not ours: it is made again
         self._opened = True
 
-    def _proven(self, run_ids: Iterable[str]) -> list[RunRow]:
+    def _proven(self, wanted: list[str]) -> list[RunRow]:
         """Return rows whose status was proven, or read, since the last `_meet`."""
-        wanted = list(run_ids)
         doubtful = [
             run_id
             for run_id in wanted
@@ -263,7 +273,7 @@ class RunIndex:
                 self._unreadable[run_id] = read
             elif read is not None:
                 row, proof, running = read
-                self._entries[run_id] = _Entry(row, proof)
+                self._entries[run_id] = _Entry(run_id, _fields(row), proof)
                 self._fresh.add(run_id)
                 self._news += bool(proof)
                 if running is not None:
@@ -360,22 +370,22 @@ def _text(value: object) -> str:
     return value
 
 
-def _packed(entries: Mapping[str, _Entry]) -> bytes:
-    runs = {
-        run_id: {
-            **{name: value for name, value in vars(entry.row).items() if name != "run_id"},
-            "tasks": [list(vars(task).values()) for task in entry.row.tasks],
-            "proof": entry.proof,
-        }
-        for run_id, entry in entries.items()
-    }
+def _fields(row: RunRow) -> dict[str, Any]:
+    fields = {name: value for name, value in vars(row).items() if name != "run_id"}
+    return fields | {"tasks": [list(vars(task).values()) for task in row.tasks]}
+
+
+def _packed(entries: Iterable[_Entry]) -> bytes:
+    runs = {one.run_id: {**one.fields, "proof": one.proof} for one in entries if one.proof}
     return gzip.compress(dumps({"runs": runs}).encode(), compresslevel=1, mtime=0)
 
 
 def _unpacked(data: bytes) -> dict[str, _Entry]:
+    """Return the entries. Raises what foreign values lead to."""
     entries = {}
-    for run_id, value in json.loads(gzip.decompress(data))["runs"].items():
-        tasks = tuple(TaskRow(*task) for task in value.pop("tasks"))
-        proof = value.pop("proof")
-        entries[run_id] = _Entry(RunRow(run_id=run_id, tasks=tasks, **value), proof)
+    for run_id, fields in json.loads(gzip.decompress(data))["runs"].items():
+        proof = fields.pop("proof")
+        if fields.keys() != _FIELDS:
+            raise ValueError(f"{run_id}: not a row of this format")
+        entries[run_id] = _Entry(run_id, fields, proof)
     return entries
