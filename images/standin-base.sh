@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes a stand-in for python:3.11-slim out of Debian 12's packages, where no registry can be reached.
 # It is tagged with the full name of the real one, so that the Dockerfiles find it as they are.
-# Needs root, debootstrap, and podman or buildah. DEBIAN_MIRROR names another mirror.
+# Needs root, debootstrap and podman. DEBIAN_MIRROR names another mirror.
 set -euo pipefail
 tag=${1:-docker.io/library/python:3.11-slim}
 mirror=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
