@@ -6,11 +6,17 @@ ARG BASE_IMAGE=python:3.11-slim
 # An empty place: `--build-context wheels=FOLDER` puts a folder of wheels here.
 FROM scratch AS wheels
 
+# What is needed, without the settings of tools: a change there would install everything anew.
+FROM ${BASE_IMAGE} AS needs
+COPY pyproject.toml /
+RUN sed '/^\[project.scripts\]/,$d' /pyproject.toml > /needs.toml
+
 FROM ${BASE_IMAGE} AS build
 ARG PIP_ARGS=""
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /src
-COPY pyproject.toml constraints.txt images/install.py images/sbom.py ./
+COPY constraints.txt images/install.py images/sbom.py ./
+COPY --from=needs /needs.toml pyproject.toml
 # Both secrets are optional and stay in no layer: pip's configuration and the CA that it trusts.
 RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
     --mount=type=secret,id=ca_bundle,target=/run/secrets/ca_bundle \

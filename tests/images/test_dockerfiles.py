@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import inspect
 import re
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -47,10 +48,10 @@ def test_all_are_one_recipe(role: str) -> None:
 
 
 def test_train_and_eval_begin_alike_so_that_torch_is_installed_once() -> None:
-    begin = [dockerfile(role).split("ARG BASE_IMAGE=")[1] for role in ("train", "eval")]
-    first, second = (text.split("RUN ")[:2] for text in begin)
-    assert first == second
-    assert "--extras train\n" in first[1]
+    texts = [dockerfile(role).split("ARG BASE_IMAGE=", 1)[1] for role in ("train", "eval")]
+    first, second = (text.partition(" --extras train\n") for text in texts)
+    assert first[:2] == second[:2]
+    assert first[1]
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -73,6 +74,18 @@ def test_the_whole_package_is_in_it(role: str) -> None:
     for pattern in settings["packages"]["find"]["include"]:
         name = pattern.rstrip("*")
         assert f"\nCOPY {name} /opt/vila/{name}\n" in dockerfile(role)
+
+
+def test_what_is_needed_is_all_there_before_the_tools_settings() -> None:
+    script, text = re.findall(r"sed '(.*)' /pyproject", dockerfile("data"))[0], "pyproject.toml"
+    kept = subprocess.run(
+        ["sed", script, text], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needs = tomllib.loads(kept.stdout)
+    assert needs["project"]["dependencies"] == project["dependencies"]
+    assert needs["project"]["optional-dependencies"] == project["optional-dependencies"]
+    assert "tool" not in needs
 
 
 def test_only_the_commands_image_holds_all_of_kfp() -> None:

@@ -7,8 +7,9 @@ import json
 import subprocess
 
 import pytest
+import yaml
 
-from tests.images.conftest import ROLES, ROOT, Engine
+from tests.images.conftest import ROLES, ROOT, Engine, image
 from vila_core import __version__
 
 pytestmark = pytest.mark.slow
@@ -90,6 +91,39 @@ def test_no_secret_cache_or_installer_is_left(engine: Engine, role: str) -> None
     assert engine.run(role, "sh", "-c", script).stdout == ""
     history = json.dumps(engine.inspect(role).get("History", []))
     assert "index-url" not in history
+
+
+def test_the_commands_of_the_manifests_are_there(engine: Engine) -> None:
+    found = []
+    for path in sorted((ROOT / "k8s" / "base").rglob("*.yaml")):
+        for document in yaml.safe_load_all(path.read_text(encoding="utf-8")):
+            spec = document["spec"] if document and "spec" in document else {}
+            for container in spec.get("template", {}).get("spec", {}).get("containers", []):
+                if container["image"] == image("ops"):
+                    found.append([word for word in container["command"] if word.isalpha()])
+    assert ["vila", "cluster", "bootstrap"] in found
+    for command in found:
+        assert "Usage: " in engine.run("ops", *command, "--help").stdout
+
+
+def test_the_dashboard_answers_in_its_image(engine: Engine) -> None:
+    """As its Deployment starts it, on a store that is still empty, and then stopped."""
+    script = """
+    vila dashboard --store /tmp/store & pid=$!
+    python3 - <<'EOF'
+import time, urllib.request
+for _ in range(300):
+    try:
+        print(urllib.request.urlopen("http://127.0.0.1:8080/livez").status)
+        break
+    except OSError:
+        time.sleep(0.2)
+EOF
+    kill -TERM $pid; wait $pid; echo ended $?
+    """
+    lines = engine.run("ops", "sh", "-c", script).stdout.splitlines()
+    assert "200" in lines
+    assert lines[-1] == "ended 0"
 
 
 @pytest.mark.parametrize("role", MEGABYTES)
