@@ -73,3 +73,12 @@ def test_what_is_said_when_something_is_wrong_is_what_is_told() -> None:
     install = (ROOT / "images" / "install.py").read_text(encoding="utf-8")
     assert "the base image has torch {torch.version}, the package needs {text}" in install
     assert "the base image has torch …, the package needs …" in AIR_GAPPED
+
+
+def test_the_limits_of_sizes_are_those_that_ci_holds_images_to() -> None:
+    source = (ROOT / "tests" / "images" / "test_images.py").read_text(encoding="utf-8")
+    limits = dict(re.findall(r'"(\w+)": (\d+)', source.split("MEGABYTES = ")[1].split("\n")[0]))
+    told = re.findall(r"^\| (\w+) \| ([\d,]+) MB \| ([\d,]+) MB \|", PAGE, flags=re.M)
+    assert {role: most.replace(",", "") for role, _, most in told} == limits
+    for _, size, most in told:
+        assert int(size.replace(",", "")) <= int(most.replace(",", ""))
