@@ -71,6 +71,7 @@ images-base:  ## make a stand-in for python:3.11-slim from Debian's packages (ro
 wheels: $(VENV)/pip.stamp  ## put what images hold into build/wheels, to build where there is no index
 	$(PIP) wheel -q $(PIP_ARGS) -c constraints.txt -w build/wheels setuptools wheel tokenizers transformers \
 	  '.[train,lora,languages,pipeline,eval,harness,web]'
+	@rm -rf build/lib build/bdist.* build/wheels/vila_platform-*.whl
 
 bench: $(VENV)/dev.stamp  ## measure; results go to build/bench as JSON
 	@mkdir -p build/bench
