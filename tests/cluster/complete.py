@@ -100,8 +100,9 @@ def config_for(
     """Return gpu-cluster's config for this server, which KUBECONFIG then reaches."""
     monkeypatch.setenv("KUBECONFIG", str(server.kubeconfig(tmp_path / "kubeconfig")))
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "MINIO_ROOT_USER"):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "MINIO_ROOT_USER", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
     config = load_cluster("gpu-cluster")
     store = config.store.model_copy(
         update={"uri": "s3://vila-tests/platform", "endpoint": endpoint}

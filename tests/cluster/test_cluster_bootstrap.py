@@ -261,7 +261,7 @@ def test_a_server_without_minios_administration() -> None:
 
 
 def test_the_job_takes_everything_from_its_environment(
-    s3_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    s3_environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in s3_environment.items():
         monkeypatch.setenv(name, value)
@@ -271,6 +271,14 @@ def test_the_job_takes_everything_from_its_environment(
     assert first.output.count("created") == 3
     again = json.loads(CliRunner().invoke(app, ["bootstrap", "--json"]).output)
     assert {each["outcome"] for each in again} == {"unchanged"}
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    file = tmp_path / "credentials"
+    lines = [f"{name.lower()} = {s3_environment[name]}" for name in s3_environment if "KEY" in name]
+    file.write_text("\n".join(["[default]", *lines]))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
+    by_file = json.loads(CliRunner().invoke(app, ["bootstrap", "--json"]).output)
+    assert {each["outcome"] for each in by_file} == {"unchanged"}
     monkeypatch.delenv("VILA_STORE")
     nothing = CliRunner().invoke(app, ["bootstrap"])
     assert isinstance(nothing.exception, UserError)

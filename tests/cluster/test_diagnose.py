@@ -404,6 +404,11 @@ def test_only_the_last_attempt_counts(cluster: Cluster) -> None:
             "crd-missing",
         ),
         ("error: https://10.0.0.1: forbidden (kubectl auth can-i create trainjobs)", "rights"),
+        (
+            "error: admission webhook denied the request: spec.runtimeRef: "
+            'ClusterTrainingRuntime "vila-torch" not found',
+            "trainjob",
+        ),
         ("ValueError: bad data", "failed"),
     ],
 )
@@ -452,6 +457,17 @@ def test_a_store_that_does_not_answer_is_understood(monkeypatch: pytest.MonkeyPa
     symptom = of_log([f"error: {caught.value}"], "kubeflow")
     assert symptom is not None, str(caught.value)
     assert symptom.kind == "store-unreachable"
+
+
+def test_the_log_is_that_of_the_task_not_of_argos_container(cluster: Cluster) -> None:
+    ended = {"terminated": {"exitCode": 1, "reason": "Error"}}
+    statuses = [{"name": name, "state": ended} for name in ("wait", "main")]
+    status = {"phase": "Failed", "containerStatuses": statuses}
+    pod = cluster.pod("prepare", status)
+    name = pod["metadata"]["name"]
+    cluster.kube.write_log("kubeflow", name, "error: no such shard", container="main")
+    cluster.kube.write_log("kubeflow", name, "executor error", container="wait")
+    assert cluster.one().message == "exit code 1: error: no such shard"
 
 
 def test_a_trainjob_whose_pods_a_quota_refuses(cluster: Cluster) -> None:

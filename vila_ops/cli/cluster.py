@@ -201,7 +201,7 @@ def bootstrap(
         tell(each)
     if dvc is not None and all(each.outcome != "failed" for each in found):
         url = dvc_url or f"s3://{place.bucket}/dvc"
-        tell(dvc_remote(dvc, url, place.endpoint, keys if dvc_keys else None))
+        tell(dvc_remote(dvc, url, place.endpoint, keys if dvc_keys and keys.access else None))
     if json:
         _json([each.as_json() for each in found])
     if any(each.outcome == "failed" for each in found):

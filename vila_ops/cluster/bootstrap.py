@@ -251,6 +251,9 @@ def _user(admin: Admin, place: s3.Place, keys: s3.Keys) -> Done:
     """Make the user of the runs' keys, who may do in the bucket what a store does, and no more."""
     policy = f"{RULES}{place.bucket}"
     made = admin.policy(policy, store_policy(place.bucket))
+    if not keys.access:
+        fix = f"mc admin policy attach ALIAS {policy} --user USER"
+        return Done("user", "skipped", f"{keys.source} is used: it needs policy {policy}", fix)
     made |= admin.user(keys.access, keys.secret, works=lambda: _works(place, keys))
     made |= admin.attach(policy, user=keys.access)
     return Done("user", "changed" if made else "unchanged", f"{keys.access} with policy {policy}")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from components.kube.errors import Absent, ClusterError, NotAllowed
+from vila_core.errors import UserError
 from vila_ops.cluster import s3
 from vila_ops.cluster.check_objects import secret_values
 from vila_ops.cluster.config import ClusterConfig
@@ -45,7 +46,7 @@ def store(api: ApiClient | None, config: ClusterConfig, bootstrap: str) -> Itera
         )
         return
     place = s3.Place.of(config.store.uri, endpoint, config.store.region, _ca(api, config))
-    yield from probe(place, _keys(api, config), bootstrap)
+    yield from probe(place, _keys(api, config, place), bootstrap)
 
 
 def probe(place: s3.Place, keys: s3.Keys | Check, bootstrap: str) -> Iterator[Check]:
@@ -54,7 +55,7 @@ def probe(place: s3.Place, keys: s3.Keys | Check, bootstrap: str) -> Iterator[Ch
     Without keys (a Check says why) only what needs none is looked at.
     """
     nobody = isinstance(keys, Check)
-    with s3.connected(place, s3.Keys("", "") if nobody else keys) as (client, pool):
+    with s3.connected(place, s3.Keys("nobody", "nobody") if nobody else keys) as (client, pool):
         try:
             answer = pool.request("GET", place.endpoint, retries=False)
         except s3.failures() as error:
@@ -182,7 +183,7 @@ def _versioning(client: Minio, place: s3.Place, bootstrap: str) -> Iterator[Chec
         yield Check("versioning", "warning", "off: a deleted run is gone", bootstrap)
 
 
-def _keys(api: ApiClient | None, config: ClusterConfig) -> s3.Keys | Check:
+def _keys(api: ApiClient | None, config: ClusterConfig, place: s3.Place) -> s3.Keys | Check:
     """Return the keys of the cluster's Secret, else those of the environment, else what to do."""
     name, where = config.store.secret, config.namespace
     reason = "the cluster uses the service account's own identity (STS)"
@@ -203,12 +204,15 @@ def _keys(api: ApiClient | None, config: ClusterConfig) -> s3.Keys | Check:
     if access and secret:
         token = os.environ.get("AWS_SESSION_TOKEN")
         return s3.Keys(access, secret, "the environment", token)
-    return Check(
-        TITLE,
-        "unknown",
-        f"{reason}, and the environment has no keys: rights can't be tried",
-        "export AWS_ACCESS_KEY_ID=… AWS_SECRET_ACCESS_KEY=…",
-    )
+    try:
+        return s3.own_identity(place)
+    except UserError:
+        return Check(
+            TITLE,
+            "unknown",
+            f"{reason}, and the environment has no keys: rights can't be tried",
+            "export AWS_ACCESS_KEY_ID=… AWS_SECRET_ACCESS_KEY=…",
+        )
 
 
 def _ca(api: ApiClient | None, config: ClusterConfig) -> str | None:

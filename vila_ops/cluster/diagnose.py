@@ -260,7 +260,9 @@ def _logs(seen: Seen, found: Sequence[Finding]) -> Iterator[Finding]:
 
 
 def _failed_container(pod: Object) -> tuple[str, int]:
-    for found in (pod.get("status") or {}).get("containerStatuses") or []:
+    statuses = (pod.get("status") or {}).get("containerStatuses") or []
+    # Argo's own container fails with the task's, and has nothing to tell.
+    for found in sorted(statuses, key=lambda each: each["name"] != "main"):
         ended = (found.get("state") or {}).get("terminated") or {}
         if ended.get("exitCode"):
             return found["name"], int(ended["exitCode"])

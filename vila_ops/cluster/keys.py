@@ -31,11 +31,8 @@ def from_environment() -> tuple[s3.Place, s3.Keys, s3.Keys | None]:
             "vila cluster bootstrap: without a cluster's name VILA_STORE=s3://bucket/prefix and "
             "VILA_S3_ENDPOINT must be set; fix: vila cluster bootstrap NAME."
         )
-    keys = _environment(STORE)
-    if keys is None:
-        raise UserError(f"vila cluster bootstrap: {' and '.join(STORE)} must be set.")
     place = s3.Place.of(uri, endpoint, os.environ.get("AWS_REGION") or "us-east-1")
-    return place, keys, _environment(ROOT)
+    return place, _environment(STORE) or s3.own_identity(place), _environment(ROOT)
 
 
 def of_cluster(
@@ -58,12 +55,6 @@ def of_cluster(
     keys = _environment(STORE)
     if keys is None and api is not None and config.store.secret is not None:
         keys = _secret(api, config.namespace, config.store.secret, STORE)
-    if keys is None:
-        raise UserError(
-            f"no keys of the store: neither {' and '.join(STORE)} are set, nor is there a Secret "
-            f"{config.store.secret} in {config.namespace} that you may read; "
-            "fix: export both, or make the Secret (vila cluster check says how)."
-        )
     root = _environment(ROOT)
     if root is None and api is not None:
         root = _secret(api, SERVICES, ROOT_SECRET, ROOT)
@@ -74,7 +65,18 @@ def of_cluster(
         except VilaError:
             ca = None
     place = s3.Place.of(config.store.uri, endpoint, config.store.region, ca)
-    return place, keys, root
+    return place, keys or _own(config, place), root
+
+
+def _own(config: ClusterConfig, place: s3.Place) -> s3.Keys:
+    try:
+        return s3.own_identity(place)
+    except UserError:
+        raise UserError(
+            f"no keys of the store: neither {' and '.join(STORE)} are set, nor is there a Secret "
+            f"{config.store.secret} in {config.namespace} that you may read; "
+            "fix: export both, or make the Secret (vila cluster check says how)."
+        ) from None
 
 
 def _environment(names: tuple[str, str]) -> s3.Keys | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import dataclasses
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +15,7 @@ from vila_core.errors import StoreError, UserError
 
 if TYPE_CHECKING:
     from minio import Minio
+    from minio.credentials.providers import Provider
     from urllib3 import PoolManager
 
 _SILENT_S = 15.0
@@ -22,12 +23,35 @@ _SILENT_S = 15.0
 
 @dataclass(frozen=True)
 class Keys:
-    """An access key and its secret, which no message ever holds. `source` says where from."""
+    """An access key and its secret, which no message ever holds. `source` says where from.
+
+    `provider` gives them instead where they come and go: a service account's own identity.
+    """
 
     access: str
     secret: str = field(repr=False)
     source: str = ""
     token: str | None = field(default=None, repr=False)
+    provider: Provider | None = field(default=None, repr=False)
+
+    def credentials(self) -> Provider:
+        """Return them as the client takes them."""
+        from minio.credentials.providers import StaticProvider
+
+        return self.provider or StaticProvider(self.access, self.secret, self.token)
+
+
+def own_identity(place: Place) -> Keys:
+    """Return the keys that a store would use here: a file's, an account's (STS), a machine's.
+
+    Raises UserError when there are none.
+    """
+    from vila_core.store.s3_settings import S3Settings
+
+    settings = dataclasses.replace(
+        S3Settings.from_environment(), endpoint=place.endpoint, region=place.region
+    )
+    return Keys("", "", "this account's own identity", provider=settings.credentials())
 
 
 @dataclass(frozen=True)
@@ -56,28 +80,24 @@ class Place:
 
 @contextmanager
 def connected(place: Place, keys: Keys) -> Iterator[tuple[Minio, PoolManager]]:
-    """Yield a client that asks twice at most and waits seconds only, and its connections."""
-    from minio import Minio
-    from urllib3 import PoolManager, Retry, Timeout
+    """Yield a client whose server may be silent for seconds only, and its kind of connections.
+
+    Certificates and the style of addresses are those of stores (docs/reference/store.md).
+    """
+    from vila_core.store.s3_settings import S3Settings
 
     with _certificate(place.ca) as ca:
-        pool = PoolManager(
-            timeout=Timeout(connect=5, read=_SILENT_S),
-            retries=Retry(total=1, backoff_factor=0.2, status_forcelist=[500, 502, 503, 504]),
-            ca_certs=ca,
-        )
-        parts = urlsplit(place.endpoint)
-        client = Minio(
-            parts.netloc,
-            access_key=keys.access or None,
-            secret_key=keys.secret or None,
-            session_token=keys.token,
+        known = S3Settings.from_environment()
+        settings = dataclasses.replace(
+            known,
+            endpoint=place.endpoint,
             region=place.region,
-            secure=parts.scheme == "https",
-            http_client=pool,
+            timeout_s=_SILENT_S,
+            ca=ca or known.ca,
         )
+        pool = settings.http(repeat=True)
         try:
-            yield client, pool
+            yield settings.client(keys.credentials(), repeat=True), pool
         finally:
             pool.clear()
 
@@ -86,7 +106,7 @@ def connected(place: Place, keys: Keys) -> Iterator[tuple[Minio, PoolManager]]:
 def _certificate(text: str | None) -> Iterator[str | None]:
     """Yield a file with the certificates that are trusted; None: those of the machine."""
     if text is None:
-        yield os.environ.get("AWS_CA_BUNDLE") or None
+        yield None
         return
     with tempfile.TemporaryDirectory(prefix="vila-ca-") as folder:
         path = Path(folder) / "ca.crt"

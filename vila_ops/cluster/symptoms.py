@@ -245,6 +245,11 @@ _LOG_SIGNS = (
         "see store.endpoint in the cluster's config, the NetworkPolicies in NAMESPACE, and that "
         "the server runs",
     ),
+    (
+        "ClusterTrainingRuntime.*not found|[Ii]nvalid.*runtimeRef",
+        "trainjob",
+        "vila cluster apply makes the runtime that nodes.runtime names",
+    ),
     (r"the CRD \S+ of", "crd-missing", "the message names the command; vila cluster check too"),
     (
         "kubectl auth can-i",
