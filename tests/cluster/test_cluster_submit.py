@@ -139,7 +139,7 @@ def test_a_submission_that_never_arrived_is_told_and_can_be_resumed(
     site: Site, store: Store, recipe: Recipe
 ):
     site.server.fail("POST", RUNS, status=503, times=99)
-    with pytest.raises(Unanswered):
+    with pytest.raises(Unanswered, match=r"go on with: vila resume toy-"):
         begin(site, recipe)
     site.server.faults.clear()
     (run_id,) = store.children("runs")

@@ -25,7 +25,7 @@ from vila_core.jsonio import dumps
 from vila_core.store import Store, open_store
 from vila_ops.cluster import labels
 from vila_ops.cluster.config import ClusterConfig, cluster_files, load_cluster
-from vila_ops.cluster.kfp import Kfp, NotThere, Version
+from vila_ops.cluster.kfp import Kfp, KfpError, NotThere, Version
 from vila_ops.cluster.resources import attempts, cluster_yaml, trainjob_place
 from vila_ops.recipes import Recipe, config_json, pipeline_files, resolve
 from vila_ops.runs import create_run, kept_graph, new_id, new_run
@@ -123,7 +123,11 @@ def start(
     """Record a new run, submit it, and return its id."""
     check(cluster.config, recipe, name)
     run_id = create_run(cluster.store, recipe, runner="cluster", name=name, argv=argv)
-    submit(cluster, run_id, experiment=experiment)
+    try:
+        submit(cluster, run_id, experiment=experiment)
+    except KfpError as error:
+        hint = f"it is recorded as {run_id}; go on with: vila resume {run_id}"
+        raise type(error)(f"{error}\n  {hint}", error.status) from None
     return run_id
 
 
