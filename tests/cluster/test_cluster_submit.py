@@ -97,7 +97,16 @@ def test_equal_pipelines_are_one_version_and_runs_of_one_experiment(
     ],
     ids=str,
 )
-@pytest.mark.parametrize("what", ["runs", "pipelines", "pipelines/upload_version", "experiments"])
+@pytest.mark.parametrize(
+    "what",
+    [
+        "runs",
+        *(
+            pytest.param(what, marks=pytest.mark.slow)
+            for what in ("pipelines", "pipelines/upload_version", "experiments")
+        ),
+    ],
+)
 def test_a_lost_answer_starts_nothing_twice(
     site: Site, store: Store, recipe: Recipe, what: str, fault: dict[str, Any]
 ):
