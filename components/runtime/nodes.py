@@ -54,6 +54,10 @@ class Fleet(Protocol):
         """Return how they are."""
         ...
 
+    def last_words(self, number: int) -> list[str]:
+        """Return what a node printed last that may not have reached the store."""
+        ...
+
     def stop(self) -> None:
         """End all of them and return when they are gone; no error when there are none."""
         ...
@@ -216,6 +220,9 @@ class _Start:
             number, error = (told or own)[0]
             self.report.info(f"node {number} failed first: {error['kind']}")
             return error_of(error["kind"], error["message"])
+        for number in gone:
+            for line in self.fleet.last_words(number):
+                self.report.info(f"node {number}: {line}")
         reasons = [f"node {number}: {why}" for number, why in sorted(gone.items())]
         reasons += [f"node {number}: {error['message']}" for number, error in errors if not gone]
         return _Lost("; ".join(reasons) or state.reason or "they ended without a result")

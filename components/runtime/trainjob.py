@@ -42,6 +42,7 @@ PATCHED = (
 """What Trainer 2.3 lets a TrainJob change of its runtime's pods, beside containers and account."""
 _LOOK_SECONDS = 3.0
 _SILENT_SECONDS = 1800.0  # of the API; meanwhile the nodes may well be training
+_LINES = 20
 _STOP_SECONDS = 180.0  # longer than pods are given to end
 _TRY_SECONDS = 60.0
 
@@ -77,6 +78,7 @@ class TrainJobNodes:
         self._prefix = f"{job_prefix(run.run_id, call.task)}-{attempt}"
         self._name = ""
         self._pods: dict[int, str] = {}  # uid by node, as first seen
+        self._seen: list[Any] = []  # the pods, when last looked at
         self._state, self._looked, self._answered = State("waiting", "new"), 0.0, time.monotonic()
         self._silent = False
 
@@ -117,8 +119,24 @@ class TrainJobNodes:
             self._silent = False
             self._say("the Kubernetes API answers again")
         self._looked = self._answered = time.monotonic()
+        self._seen = pods
         self._state = self._read(job, pods)
         return self._state
+
+    def last_words(self, number: int) -> list[str]:
+        """See `Fleet`: the end of the pod's log, if it can still be had."""
+        names = [pod.metadata.name for pod in self._seen if number_of(pod) == number]
+        if not names:
+            return []
+        try:
+            text: Any = _asked(
+                lambda: self._core.read_namespaced_pod_log(
+                    names[0], self._place.namespace, tail_lines=_LINES
+                )
+            )
+        except (_Missing, _Passing, VilaError):
+            return []
+        return str(text).splitlines()
 
     def stop(self) -> None:
         """See `Fleet`."""

@@ -112,6 +112,8 @@ class FakeTrainer:
             if phase != "Running":
                 self._set(name, "Running", state={"running": {}})
             return "Running"
+        log = (self.folder / f"{name}.txt").read_text(errors="replace")
+        self.kube.write_log(SPACE, name, *log.splitlines())
         ended = {
             "exitCode": code if code >= 0 else 128 - code,
             "reason": "Error" if code else "Completed",

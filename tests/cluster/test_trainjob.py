@@ -13,6 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
+import yaml
 from kubernetes import client, config
 
 from components.runtime import trainjob
@@ -26,6 +27,8 @@ from tests.cluster.fake_trainer import pod_of as pod_of_node
 from tests.runtime.conftest import ROOT, Tasks
 from vila_core.errors import UserError, VilaError
 from vila_core.store import open_store
+from vila_ops.cluster.config import load_cluster
+from vila_ops.cluster.resources import trainjob_place
 
 STAGE = "tests.runtime.toy_training"
 PATIENCE = 400.0
@@ -157,6 +160,31 @@ def test_the_train_job_is_what_trainer_2_3_takes() -> None:
     assert pod["metadata"]["labels"] == labels
     assert pod["spec"]["serviceAccountName"] == "vila-step"
     assert pod["spec"]["containers"] == [{"name": "node", "volumeMounts": PLACE["volume_mounts"]}]
+
+
+@pytest.mark.parametrize("cluster", ["kind", "gpu-cluster"])
+def test_what_a_cluster_gives_its_nodes_goes_with_the_runtime_of_the_manifests(
+    cluster: str,
+) -> None:
+    from kubeflow_trainer_api.models.trainer_v1alpha1_train_job import TrainerV1alpha1TrainJob
+
+    place = trainjob_place(load_cluster(cluster), "sft", "sft")
+    body = train_job("vila-1-1-1", place, call(), RUN, "x", owner=OWNER)
+    read = TrainerV1alpha1TrainJob.from_dict(body)
+    assert read is not None
+    assert read.to_dict() == body
+    runtime = yaml.safe_load((ROOT / "k8s/base/cluster/training-runtime.yaml").read_text())
+    assert place.runtime == runtime["metadata"]["name"]
+    (job,) = runtime["spec"]["template"]["spec"]["replicatedJobs"]
+    theirs = job["template"]["spec"]["template"]["spec"]
+    (container,) = theirs["containers"]
+    assert (job["name"], container["name"]) == ("node", "node")
+    mounts = [*container["volumeMounts"], *place.volume_mounts]
+    paths = [mount["mountPath"] for mount in mounts]
+    assert len(set(paths)) == len(paths)
+    volumes = [volume["name"] for volume in [*theirs["volumes"], *place.pod.get("volumes", ())]]
+    assert sorted(volumes) == sorted(mount["name"] for mount in mounts)
+    assert "/var/cache/vila" in paths, "a node works there, on a read-only root"
 
 
 def test_what_a_train_job_cannot_set_is_told() -> None:
@@ -326,6 +354,18 @@ def test_a_pod_that_is_gone_or_another_is_a_lost_node(
     assert nodes.state().lost == expected, "Job has made a new one, which can't join"
 
 
+def test_the_end_of_a_pods_log_can_be_had(server: ApiServer, nodes: TrainJobNodes) -> None:
+    nodes.start(1, "x")
+    names = make_pods(server)
+    nodes.state()
+    server.kube.write_log(SPACE, names[1], *map(str, range(30)))
+    assert nodes.last_words(1) == [str(number) for number in range(10, 30)]
+    assert nodes.last_words(0) == []
+    assert nodes.last_words(7) == []
+    server.deny("get", "pods/log")
+    assert nodes.last_words(1) == []
+
+
 def test_out_of_memory_is_not_tried_again(server: ApiServer, nodes: TrainJobNodes) -> None:
     nodes.start(1, "x")
     names = make_pods(server)
@@ -454,6 +494,24 @@ def test_a_task_says_what_its_nodes_wait_for_and_gives_up_in_time(
     assert "the nodes did not come within 4 s" in finished["error"]["message"]
     assert "Insufficient nvidia.com/gpu" in finished["error"]["message"]
     assert server.kube.find("TrainJob") == []
+
+
+@pytest.mark.slow
+def test_nodes_that_never_reach_the_store_are_heard_by_their_pods_logs(
+    tasks: Tasks, trainer: FakeTrainer
+) -> None:
+    broken = [{"name": "PYTHONHOME", "value": "/nowhere"}]
+    process = started(tasks, 0.0, restarts=1, env=broken)
+    output, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 1, output
+    assert "Fatal Python error" in output
+    assert len(trainer.started) == 2
+    finished = tasks.attempts()[-1].finished
+    assert finished is not None
+    assert (
+        "the nodes were lost 2 times, the last time: node 0: its container ended with 1"
+        in (finished["error"]["message"])
+    )
 
 
 @pytest.mark.slow
