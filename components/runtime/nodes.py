@@ -7,7 +7,9 @@ ends the others; all are started again, and go on from the last checkpoint in th
 
 from __future__ import annotations
 
+import contextlib
 import json
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -138,7 +140,7 @@ class _Start:
         self.nodes = call.config["train"]["nodes"]
         self.place = f"{attempt}/nodes/{number}"
         self.relay = Relay(store, self.place, report)
-        self.lease, self.leased = 0, -LEASE_SECONDS
+        self.over = threading.Event()
         self.waited, self.looked, self.said = 0.0, time.monotonic(), ""
 
     def run(self) -> NodesResult:
@@ -146,7 +148,7 @@ class _Start:
         self.store.write(f"{self.place}/call.json", dumps(value).encode())
         entry: dict[str, Any] = {"start": self.number, "began_at": now()}
         self.starts.append(entry)
-        self._show_life()
+        threading.Thread(target=self._show_life, daemon=True, name="vila-lease").start()
         try:
             entry["name"] = self.fleet.start(self.number, self.place)
             self.report.info(f"{self.nodes} nodes: {entry['name']}")
@@ -160,8 +162,11 @@ class _Start:
             entry |= {"ended": "failed", "reason": str(error)}
             raise
         finally:
+            self.over.set()
             try:
                 self.fleet.stop()
+            except VilaError as error:  # what has ended the task is what to raise
+                self.report.info(f"the nodes could not be ended: {error}")
             finally:
                 entry |= {"ended": entry.get("ended", "stopped"), "ended_at": now()}
                 self._note()
@@ -170,7 +175,6 @@ class _Start:
     def _follow(self) -> NodesResult:
         seconds = seconds_between(self.store)
         while True:
-            self._show_life()
             state = self.fleet.state()
             seen = self._take()
             if 0 in seen.results:
@@ -246,13 +250,14 @@ class _Start:
             self.report.info(text)
 
     def _show_life(self) -> None:
-        if time.monotonic() - self.leased >= LEASE_SECONDS:
-            self.lease += 1
-            try:
-                self.store.write(f"{self.place}/lease.json", dumps({"beat": self.lease}).encode())
-                self.leased = time.monotonic()
-            except StoreError as error:
-                self._say(f"the store can't be written, trying again: {error}")
+        """Renew the lease until the end, in a thread: whatever the step waits for, it is there."""
+        beat = 0
+        while True:
+            beat += 1
+            with contextlib.suppress(StoreError):
+                self.store.write(f"{self.place}/lease.json", dumps({"beat": beat}).encode())
+            if self.over.wait(LEASE_SECONDS):
+                return
 
     def _note(self) -> None:
         try:

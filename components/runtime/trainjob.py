@@ -43,6 +43,7 @@ PATCHED = (
 _LOOK_SECONDS = 3.0
 _SILENT_SECONDS = 1800.0  # of the API; meanwhile the nodes may well be training
 _LINES = 20
+_TIMEOUT = (3.0, 10.0)  # seconds to connect, and to be answered
 _STOP_SECONDS = 180.0  # longer than pods are given to end
 _TRY_SECONDS = 60.0
 
@@ -95,7 +96,7 @@ class TrainJobNodes:
         with contextlib.suppress(_Exists):
             self._try(
                 lambda: self._jobs.create_namespaced_custom_object(
-                    GROUP, VERSION, self._place.namespace, PLURAL, body
+                    GROUP, VERSION, self._place.namespace, PLURAL, body, _request_timeout=_TIMEOUT
                 )
             )
         return f"TrainJob {self._name} in namespace {self._place.namespace}"
@@ -131,7 +132,7 @@ class TrainJobNodes:
         try:
             text: Any = _asked(
                 lambda: self._core.read_namespaced_pod_log(
-                    names[0], self._place.namespace, tail_lines=_LINES
+                    names[0], self._place.namespace, tail_lines=_LINES, _request_timeout=_TIMEOUT
                 )
             )
         except (_Missing, _Passing, VilaError):
@@ -181,7 +182,7 @@ class TrainJobNodes:
         try:
             found: Any = _asked(
                 lambda: self._jobs.get_namespaced_custom_object(
-                    GROUP, VERSION, self._place.namespace, PLURAL, name
+                    GROUP, VERSION, self._place.namespace, PLURAL, name, _request_timeout=_TIMEOUT
                 )
             )
         except _Missing:
@@ -191,7 +192,9 @@ class TrainJobNodes:
     def _list_pods(self) -> list[Any]:
         return _asked(
             lambda: self._core.list_namespaced_pod(
-                self._place.namespace, label_selector=f"{OF_JOB}={self._name}"
+                self._place.namespace,
+                label_selector=f"{OF_JOB}={self._name}",
+                _request_timeout=_TIMEOUT,
             )
         ).items
 
@@ -199,7 +202,12 @@ class TrainJobNodes:
         selector = f"{RUN}={label(self._run.run_id)},{TASK}={label(self._call.task)}"
         found: Any = self._try(
             lambda: self._jobs.list_namespaced_custom_object(
-                GROUP, VERSION, self._place.namespace, PLURAL, label_selector=selector
+                GROUP,
+                VERSION,
+                self._place.namespace,
+                PLURAL,
+                label_selector=selector,
+                _request_timeout=_TIMEOUT,
             )
         )
         return [item["metadata"]["name"] for item in found["items"]]
@@ -221,6 +229,7 @@ class TrainJobNodes:
                             PLURAL,
                             name,
                             propagation_policy="Foreground",
+                            _request_timeout=_TIMEOUT,
                         )
                     )
                     asked = True
@@ -241,7 +250,9 @@ class TrainJobNodes:
     def _pods_of(self, name: str) -> bool:
         selector = f"{OF_JOB}={name}"
         found = _asked(
-            lambda: self._core.list_namespaced_pod(self._place.namespace, label_selector=selector)
+            lambda: self._core.list_namespaced_pod(
+                self._place.namespace, label_selector=selector, _request_timeout=_TIMEOUT
+            )
         )
         return bool(found.items)
 
@@ -252,7 +263,9 @@ class TrainJobNodes:
         if not uid:
             try:
                 found: Any = self._try(
-                    lambda: self._core.read_namespaced_pod(name, self._place.namespace)
+                    lambda: self._core.read_namespaced_pod(
+                        name, self._place.namespace, _request_timeout=_TIMEOUT
+                    )
                 )
                 uid = found.metadata.uid
             except _Missing:

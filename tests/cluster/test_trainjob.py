@@ -413,6 +413,21 @@ def test_an_api_that_fails_for_a_while_is_waited_for(
     assert server.kube.find("TrainJob") == []
 
 
+def test_a_slow_api_holds_nobody_up(
+    server: ApiServer,
+    nodes: TrainJobNodes,
+    lines: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    nodes.start(1, "x")
+    make_pods(server)
+    assert nodes.state() == State("running")
+    monkeypatch.setattr(trainjob, "_TIMEOUT", (0.2, 0.2))
+    server.fail("GET", "/trainjobs/", delay=1.0, times=8)
+    assert nodes.state() == State("running")
+    assert "the Kubernetes API does not answer" in lines[-1]
+
+
 def test_rights_and_the_crd_that_lack_are_told(server: ApiServer, nodes: TrainJobNodes) -> None:
     server.deny("create", "trainjobs")
     with pytest.raises(VilaError, match=r"may not do that.*service account vila-train"):

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import pytest
 
 from components.runtime.record import create_run
 from tests import s3_server
-from tests.runtime.conftest import Tasks
+from tests.runtime.conftest import ROOT, Tasks
 from tests.runtime.toy_training import Config
 from vila_core.config import validate
 from vila_core.errors import UserError
@@ -167,6 +168,33 @@ def test_no_node_outlives_its_step(tasks: Tasks, how: signal.Signals) -> None:
         assert starts(tasks)[0]["ended"] == "stopped"
         resumed = tasks.run(stage=STAGE, config=config(1, 2, seconds=0.3))
         assert resumed.code == 0, resumed.output
+
+
+def test_a_node_ends_when_its_step_shows_no_life(tasks: Tasks) -> None:
+    code = (
+        "import sys, time; from vila_core.store import open_store\n"
+        "from components.runtime import node\n"
+        "node.LEASE_SECONDS, node.ORPHAN_SECONDS = 0.1, 1.0\n"
+        "node._watch_lease(open_store(sys.argv[1]), 'place'); print('watches', flush=True)\n"
+        "time.sleep(120)\n"
+    )
+    tasks.store.write("place/lease.json", b"1")
+    watching = subprocess.Popen(
+        [sys.executable, "-c", code, tasks.store.uri],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert watching.stdout is not None
+    assert watching.stdout.readline() == "watches\n"
+    for beat in range(30):  # three times as long as it would wait for a sign
+        tasks.store.write("place/lease.json", str(beat).encode())
+        time.sleep(0.1)
+        assert watching.poll() is None
+    _, said = watching.communicate(timeout=60)
+    assert watching.returncode == -signal.SIGTERM
+    assert "the step shows no life any more: this node ends" in said
 
 
 def test_the_cache_key_is_that_of_one_node() -> None:
