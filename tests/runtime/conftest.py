@@ -37,7 +37,7 @@ class Tasks:
 
     store: Store
     environment: dict[str, str] = field(default_factory=dict)
-    patience: float = 60.0
+    patience: float = 300.0
 
     def command(self, call: dict[str, Any]) -> list[str]:
         context = {"store": self.store.uri, "run_id": "r1", "tracking": "disabled"}
