@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -53,7 +54,7 @@ def status(code: int, reason: str, message: str, **details: str) -> Answer:
 
 
 @contextlib.contextmanager
-def running(*answers: Answer) -> Iterator[Script]:
+def running(*answers: Answer, tls: ssl.SSLContext | None = None) -> Iterator[Script]:
     """Serve the answers in order."""
     script = Script(list(answers))
 
@@ -97,9 +98,13 @@ def running(*answers: Answer) -> Iterator[Script]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
+    server.handle_error = lambda *_: None  # type: ignore[method-assign]  # a client may hang up
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
-    script.url = f"http://127.0.0.1:{server.server_address[1]}"
+    scheme = "https" if tls else "http"
+    script.url = f"{scheme}://127.0.0.1:{server.server_address[1]}"
     try:
         yield script
     finally:

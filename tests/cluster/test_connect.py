@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from components.kube import objects
-from components.kube.errors import Request, silence
+from components.kube.errors import NoAnswer, Request, silence
+from tests.cluster.certificates import serving
 from tests.cluster.scripted import QUICK, Answer, running
 from vila_core.errors import UserError
 from vila_ops.cluster.config import ClusterConfig, load_cluster
@@ -114,6 +115,42 @@ def test_clocks_and_certificates_are_explained() -> None:
         ("Failed to resolve 'c'", "can't be resolved"),
     ):
         assert says in str(silence(asked, OSError(text)))
+
+
+@pytest.mark.parametrize(
+    ("begins", "ends", "trusted", "says"),
+    [
+        (-1, 1, "it", None),
+        (1, 2, "it", "is not valid yet by this machine's clock; fix: set the clock"),
+        (-2, -1, "it", "has expired by this machine's clock; fix: check the clock"),
+        (-1, 1, "another", "is not signed by the CA in the kubeconfig"),
+    ],
+)
+def test_certificates_of_a_real_server(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    begins: int,
+    ends: int,
+    trusted: str,
+    says: str | None,
+) -> None:
+    pytest.importorskip("cryptography")
+    context = serving(tmp_path, "it", begins=begins, ends=ends)
+    serving(tmp_path, "another")
+    with running(Answer(body={"gitVersion": "v1.31.0"}), tls=context) as script:
+        path = kubeconfig(tmp_path / "config", {"mine": script.url}, "mine")
+        values = yaml.safe_load(path.read_text())
+        values["clusters"][0]["cluster"]["certificate-authority"] = str(tmp_path / f"{trusted}.crt")
+        path.write_text(yaml.safe_dump(values))
+        monkeypatch.setenv("KUBECONFIG", str(path))
+        api = kubernetes_api(cluster(), QUICK)
+        if says is None:
+            assert objects.get(api, "/version")["gitVersion"] == "v1.31.0"
+            return
+        with pytest.raises(NoAnswer) as caught:
+            objects.get(api, "/version")
+    assert says in str(caught.value)
+    assert "(context mine)" in str(caught.value)
 
 
 def test_no_token_is_in_what_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
