@@ -107,6 +107,19 @@ def test_everything_can_be_elsewhere() -> None:
     assert node["image"] == "r.example.org/x/train@sha256:12"
 
 
+def test_queue_and_cache_may_be_left_out() -> None:
+    def kinds(**values: Any) -> set[str]:
+        made = manifests(config("kind", tasks={}, **values))
+        assert dangling(made) == []
+        return {item["kind"] for item in made if item["metadata"]["name"] != "vila-bootstrap"}
+
+    kueue = {"LocalQueue", "ClusterQueue", "ResourceFlavor", "WorkloadPriorityClass"}
+    whole = kinds()
+    assert whole - kinds(queue=None) == kueue
+    assert whole - kinds(cache_claim=None) == {"PersistentVolumeClaim", "Job"}
+    assert whole - kinds(cache_claim="another") == {"PersistentVolumeClaim", "Job"}
+
+
 def test_all_in_one_namespace() -> None:
     made = manifests(config("kind", namespace="vila"))
     assert {item["metadata"].get("namespace") for item in made} == {None, "vila"}

@@ -58,6 +58,7 @@ REFERENCES: set[tuple[str, ...]] = {
     ("subjects", "namespace"),
     ("volumes", "name"),
     ("volumeMounts", "name"),
+    ("claimName",),
     ("configMapRef", "name"),
     ("secretKeyRef", "name"),
     ("secretKeyRef", "key"),

@@ -21,7 +21,7 @@ PODS = [
 
 def test_there_are_pods() -> None:
     names = {item["metadata"]["name"] for _, item in EVERY if pod_specs(item)}
-    assert names == {"vila-dashboard", "vila-bootstrap", "vila-torch", "minio"}
+    assert names == {"vila-dashboard", "vila-bootstrap", "vila-cache", "vila-torch", "minio"}
 
 
 @pytest.mark.parametrize("spec", PODS)

@@ -20,6 +20,7 @@ SERVICES = "vila"
 
 STORE_MAP = "vila-store"
 CREDENTIALS = "vila-store-credentials"
+CACHE = "vila-cache"
 
 USES_STORE = "vila.dev/uses-store"
 """Label of pods in the services' namespace that reach the store."""
@@ -33,7 +34,7 @@ def manifests(config: ClusterConfig) -> list[Manifest]:
 
     Raises UserError for an unknown overlay, or one that can't be rendered.
     """
-    found = render(overlay_folder(config.overlay))
+    found = [item for item in render(overlay_folder(config.overlay)) if _wanted(item, config)]
     for manifest in found:
         _images(manifest, config)
         _namespace(manifest, config)
@@ -53,6 +54,14 @@ def store_environment(store: StorePlace) -> dict[str, str]:
         "VILA_S3_ENDPOINT": store.endpoint,
         "AWS_REGION": store.region,
     }
+
+
+def _wanted(manifest: Manifest, config: ClusterConfig) -> bool:
+    """Return whether the config has a use for an object: queues and the cache may be left out."""
+    if manifest["apiVersion"].startswith("kueue.x-k8s.io/"):
+        return config.queue is not None
+    cache = manifest["kind"] in ("PersistentVolumeClaim", "Job")
+    return not (cache and manifest["metadata"]["name"] == CACHE and config.cache_claim != CACHE)
 
 
 def _images(manifest: Manifest, config: ClusterConfig) -> None:
