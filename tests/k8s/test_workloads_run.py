@@ -167,3 +167,31 @@ def test_the_dashboard_serves_its_probes_and_prometheus(served: tuple[Container,
     assert code == 200
     assert "vila_store_up 1" in text
     assert get(f"{address}/", token)[0] == 200
+
+
+def with_keys() -> list[Manifest]:
+    """The GPU cluster's objects, with the Secret that External Secrets would have made."""
+    keys = {"AWS_ACCESS_KEY_ID": "runs", "AWS_SECRET_ACCESS_KEY": "runs-secret"}
+    metadata = {"name": "vila-store-credentials", "namespace": "vila"}
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": keys}
+    return [*objects("gpu-cluster"), secret]
+
+
+@pytest.mark.slow
+def test_the_bootstrap_sets_the_store_up_and_may_run_again(
+    tmp_path: Path, s3_environment: dict[str, str]
+) -> None:
+    job = Container(with_keys(), "Job", "vila-bootstrap", tmp_path)
+    environment = job.environment(
+        VILA_S3_ENDPOINT=s3_environment["VILA_S3_ENDPOINT"], VILA_STORE="s3://vila-made/platform"
+    )
+    printed = []
+    for _ in range(2):
+        done = subprocess.run(
+            job.command(), env=environment, cwd=tmp_path, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        printed.append([line.split()[:2] for line in done.stdout.splitlines()])
+    parts = ["bucket:", "versioning:", "lifecycle:"]
+    assert printed[0] == [["created", part] for part in parts]
+    assert printed[1] == [["unchanged", part] for part in parts]
