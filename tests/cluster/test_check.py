@@ -301,17 +301,16 @@ def test_quotas_and_limits_against_what_tasks_ask_for(cluster: Cluster) -> None:
     assert "align, pretrain, sft: 512 GiB memory" in found.detail
 
 
-def test_a_recipe_on_several_nodes_needs_trainer_and_nodes(
-    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from vila_ops.cluster import asked
+def test_a_recipe_on_several_nodes_needs_trainer_and_nodes(cluster: Cluster) -> None:
+    def many(nodes: int) -> dict[str, Any]:
+        return {"recipe": "vila-7b", "overrides": [f"pretrain.train.nodes={nodes}"]}
 
-    monkeypatch.setattr(
-        asked, "_of_recipe", lambda *_: [("pretrain", "pretrain", 4), ("sft", "sft", 1)]
-    )
-    found = cluster.only(recipe="any")
-    assert "fits on 2 only" in found.detail
+    found = cluster.only(**many(4))
+    assert "8 nvidia.com/gpu on each of 4 nodes: fits on 2 only" in found.detail
     assert "pretrain.train.nodes=2" in found.fix
+    cluster.remove("trainer.kubeflow.org/v1alpha1", "ClusterTrainingRuntime", "vila-torch", "")
+    missing = cluster.only(**many(2))
+    assert (missing.name, missing.level) == ("training runtime", "error")
 
 
 def test_a_recipe_by_its_name(cluster: Cluster) -> None:
