@@ -12,9 +12,11 @@ from components.runtime.schedules import begin_triggered
 from tests.cluster.places import Site
 from vila_core.errors import UserError, VilaError
 from vila_core.store import Store
+from vila_ops.cli import on_cluster
 from vila_ops.cluster import follow, submit
 from vila_ops.cluster.kfp import Kfp, NotAccepted, Unanswered
 from vila_ops.recipes import Recipe, load_recipe
+from vila_ops.runs import load_view
 
 RUNS = r"/apis/v2beta1/runs(\?|$)"
 
@@ -384,4 +386,69 @@ def test_of_many_users_tasks_run_in_the_profile(
     run_id = begin(site, recipe)
     (experiment,) = site.server.kfp.objects["experiments"].values()
     assert experiment["namespace"] == "team-a"
+    assert follow.standing(store, run_id).status == "running"
+
+
+def test_what_is_wrong_on_the_cluster_is_shown_on_its_task_and_kept(
+    site: Site, store: Store, recipe: Recipe
+):
+    run_id = begin(site, recipe)
+    kfp_id = site.server.kfp.runs()[0]["run_id"]
+    waiting = {"reason": "ImagePullBackOff", "message": "registry.example/ops:1: not found"}
+    pod: dict[str, Any] = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": "toy-grow",
+            "namespace": "kubeflow",
+            "labels": {"pipeline/runid": kfp_id, "vila.dev/task": "grow"},
+        },
+        "spec": {"containers": [{"name": "main", "image": "registry.example/ops:1"}]},
+        "status": {
+            "phase": "Pending",
+            "containerStatuses": [
+                {
+                    "name": "main",
+                    "image": "registry.example/ops:1",
+                    "imageID": "",
+                    "ready": False,
+                    "restartCount": 0,
+                    "state": {"waiting": waiting},
+                }
+            ],
+        },
+    }
+    site.server.kube.add(pod)
+    view, told = on_cluster.look(store, load_view(store, run_id))
+    assert told is not None
+    assert view.status == "running"
+    (finding,) = told.findings
+    assert finding.task == "grow"
+    assert "registry.example/ops:1" in finding.message
+    assert f"grow: {finding.kind}: " in told.text().plain
+    site.server.kfp.set_state(kfp_id, "FAILED")
+    assert follow.standing(store, run_id).status == "failed"
+    site.server.kube.remove("v1", "Pod", "kubeflow", "toy-grow")
+    view, told = on_cluster.look(store, load_view(store, run_id))
+    assert told is not None
+    assert list(told.findings) == [finding], "as it was when the run ended"
+    assert view.error.startswith("task 'grow': ")
+
+
+def test_of_a_task_on_several_nodes_the_run_may_make_trainjobs(site: Site, store: Store):
+    sft = {"nodes": 2, "engine": "deepspeed", "packs_per_step": 2}
+    set_ = [f"sft.train.{key}={value}" for key, value in sft.items()]
+    run_id = begin(site, load_recipe("quickstart", [*set_, "tracking.wandb=off"]))
+    (run,) = site.server.kfp.runs()
+    assert run["service_account"] == "vila-train"
+    context = Context.parse(run["runtime_config"]["parameters"]["context"])
+    assert list(context.nodes) == ["sft"]
+    assert context.nodes["sft"].service_account == "vila-step"
+    (version,) = site.server.kfp.objects["versions"].values()
+    executors = version["pipeline_spec"]["pipeline_spec"]["deploymentSpec"]["executors"]
+    limits = {
+        name: executors[name]["container"]["resources"]["resourceMemoryLimit"]
+        for name in ("exec-sft", "exec-align")
+    }
+    assert limits == {"exec-sft": "4Gi", "exec-align": "2Gi"}
     assert follow.standing(store, run_id).status == "running"
