@@ -10,7 +10,7 @@ import re
 import secrets
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -24,7 +24,9 @@ from vila_core.errors import AlreadyExists, NotFound, StoreError, UserError, Vil
 from vila_core.jsonio import digest
 from vila_core.store import Store
 from vila_ops.data.versions import pin
+from vila_ops.driver.engine import remove_containers
 from vila_ops.driver.graph import Graph, parse_graph
+from vila_ops.driver.images import chosen as chosen_images
 from vila_ops.recipes import Recipe, pipeline_files
 from vila_ops.run_index import RunIndex
 from vila_ops.view import RunView, TaskView, make_view
@@ -35,7 +37,13 @@ POLL_SECONDS = 0.05
 
 
 def create_run(
-    store: Store, recipe: Recipe, *, runner: str, name: str | None, argv: Sequence[str]
+    store: Store,
+    recipe: Recipe,
+    *,
+    runner: str,
+    name: str | None,
+    argv: Sequence[str],
+    images: Mapping[str, str] | None = None,
 ) -> str:
     """Write the record of a new run, and return its id.
 
@@ -44,7 +52,10 @@ def create_run(
     from any folder and machine. Raises UserError for an unusable name, or a version that can't be
     found.
     """
+    if runner == "container":
+        images = images or chosen_images(())
     run, stem = new_run(recipe, runner=runner, name=name, argv=argv)
+    run["images"] = dict(images) if images else None  # by role, where tasks run in containers
     while True:
         run_id = new_id(stem)
         try:
@@ -188,6 +199,8 @@ def stop_run(store: Store, run_id: str) -> None:
     """
     found = record.RunRecord.load(store, run_id)
     if found.status != "running":
+        if found.run["runner"] == "container" and remove_containers(run_id):
+            return  # of a driver that died, on an engine that lost track of them
         raise UserError(f"run {run_id} is not running, it is {found.status}.")
     if found.driver is None or found.driver["host"] != platform.node():
         place = found.driver["host"] if found.driver else "a driver that has not started yet"

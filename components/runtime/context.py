@@ -44,6 +44,9 @@ class Context(Frozen):
     With `schedule` the context is of all runs that it triggers: `run_id` is their common name,
     and each task finds out which of them it belongs to (`components.runtime.schedules`).
 
+    `guarded` says that the task has process ids of its own, in a container whose first process
+    watches the driver; `driver_pid` then means nothing to the task itself.
+
     `nodes` says by task where its nodes come from; a task that is not there starts them as
     processes on its own machine.
     """
@@ -51,6 +54,7 @@ class Context(Frozen):
     store: str
     run_id: str
     driver_pid: int | None = None
+    guarded: bool = False
     recipe: str = ""
     schedule: str | None = None
     tracking: Tracking = Tracking()

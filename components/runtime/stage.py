@@ -161,7 +161,7 @@ class _Call:
 
     @property
     def inline(self) -> bool:
-        return self.run.driver_pid == os.getpid()
+        return self.run.driver_pid == os.getpid() and not self.run.guarded
 
 
 @dataclass(frozen=True)
@@ -244,8 +244,8 @@ class _Step:
         self.usage = Usage(inline=call.inline)
         self._heartbeat = Heartbeat(writer, self.usage)
         self._sinks: list[Sink] = []
-        driver = call.run.driver_pid
-        self._watch = None if driver is None or call.inline else watch_driver(driver, self._orphan)
+        driver = None if call.inline or call.run.guarded else call.run.driver_pid
+        self._watch = None if driver is None else watch_driver(driver, self._orphan)
         log.line(f"{call.task}: attempt {writer.number}, run {call.run.run_id}")
 
     def run(self, config: Frozen, key: TaskKey) -> _Outcome:

@@ -69,7 +69,7 @@ class Vila:
     def __call__(self, *args: object, code: int = 0) -> str:
         """Run a command and return what it printed; its exit code must be `code`."""
         process = self.start(*args)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=180)
         assert process.returncode == code, f"exit {process.returncode}\n{out}\n{err}"
         assert "Traceback" not in out + err
         return out + err

@@ -12,6 +12,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from vila_core.data.arrays import write_arrays
 from vila_core.errors import Damaged
 
 FILE_NAME = "index.npz"
@@ -70,7 +71,7 @@ class Index:
     def write(self, file: BinaryIO) -> None:
         """Write the arrays to an open file."""
         arrays = {field.name: getattr(self, field.name) for field in fields(self)}
-        np.savez(file, **arrays)
+        write_arrays(file, **arrays)
 
     @classmethod
     def load(cls, source: Path | BinaryIO, name: str | None = None) -> Index:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
+from vila_core.data.arrays import write_arrays
 from vila_core.data.index import UNREADABLE, Index
 from vila_core.data.location import Location
 from vila_core.data.sample import IMAGE_TAG
@@ -79,7 +80,7 @@ class TokenCounts:
 
     def write(self, file: BinaryIO) -> None:
         """Write the arrays. Equal counts give equal bytes."""
-        np.savez(file, num_text_tokens=self.num_text_tokens, num_supervised=self.num_supervised)
+        write_arrays(file, num_text_tokens=self.num_text_tokens, num_supervised=self.num_supervised)
 
 
 def find(where: Location, counted: Counted, index_sha256: str, index: Index) -> TokenCounts | None:

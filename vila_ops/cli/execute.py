@@ -14,6 +14,7 @@ from vila_ops.cli.options import JsonOption, RunArgument, StoreOption, store_uri
 
 if TYPE_CHECKING:
     from vila_core.store import Store
+    from vila_ops.recipes import Recipe
 
 
 class Runner(StrEnum):
@@ -21,6 +22,7 @@ class Runner(StrEnum):
 
     subprocess = "subprocess"
     inline = "inline"
+    container = "container"
     cluster = "cluster"
 
 
@@ -40,8 +42,14 @@ def run(
     recipe: Annotated[str, typer.Argument(help="Name of a recipe, or path of its YAML file.")],
     runner: Annotated[
         Runner,
-        typer.Option(help="A process per task, all tasks in this process, or pods of a cluster."),
+        typer.Option(
+            help="A process or container per task, all tasks in this process, or a cluster's pods."
+        ),
     ] = Runner.subprocess,
+    image: Annotated[
+        list[str] | None,
+        typer.Option("--image", metavar="ROLE=REF", help="Image of data, train, eval or ops."),
+    ] = None,
     cluster: ClusterOption = None,
     experiment: ExperimentOption = None,
     schedule: Annotated[
@@ -80,7 +88,10 @@ def run(
         run_id = on_cluster.start(target, resolved, name, experiment, detach)
         return finish(target.store, run_id, detach, json)
     opened = open_store(store_uri(store))
-    run_id = create_run(opened, resolved, runner=runner.value, name=name, argv=sys.argv[1:])
+    images = check_images(resolved, image or []) if runner is Runner.container else None
+    run_id = create_run(
+        opened, resolved, runner=runner.value, name=name, argv=sys.argv[1:], images=images
+    )
     go(opened, run_id, detach, json)
 
 
@@ -125,6 +136,17 @@ def stop(run_id: RunArgument, store: StoreOption = None) -> None:
     else:
         stop_run(opened, found)
     typer.echo(f"stopped {found}; continue it with: vila resume {found}")
+
+
+def check_images(recipe: Recipe, given: list[str]) -> dict[str, str]:
+    """Return the image of each role, once they are found to be there and to hold this code."""
+    from vila_ops.driver import images
+    from vila_ops.driver.engine import Engine
+
+    refs = images.chosen(given)
+    for note in images.check_images(Engine.find(), recipe.graph, refs).notes:
+        typer.echo(f"note: {note}", err=True)
+    return refs
 
 
 def go(store: Store, run_id: str, detach: bool, json: bool) -> None:

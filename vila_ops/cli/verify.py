@@ -48,3 +48,33 @@ def resume(
     typer.echo(dumps(found.as_json(), indent=2) if json else found.text())
     if not found.equal:
         raise typer.Exit(1)
+
+
+@app.command()
+def parity(
+    run_id: RunArgument,
+    against: Annotated[
+        str, typer.Option("--against", metavar="RUN", help="The run to compare with.")
+    ],
+    against_store: Annotated[
+        str | None,
+        typer.Option("--against-store", metavar="URI", help="Its store; default: the same."),
+    ] = None,
+    json: JsonOption = False,
+    store: StoreOption = None,
+) -> None:
+    """Compare the artifacts of two runs, task by task: say, of two runners.
+
+    Exit code 0: equal, 1: different. The certificate is kept in the record of RUN.
+    """
+    from vila_core.jsonio import dumps
+    from vila_core.store import open_store
+    from vila_ops.runs import find_run
+    from vila_ops.verify_parity import verify_parity
+
+    opened = open_store(store_uri(store))
+    other = opened if against_store is None else open_store(against_store)
+    found = verify_parity(opened, find_run(opened, run_id), other, find_run(other, against))
+    typer.echo(dumps(found.as_json(), indent=2) if json else found.text())
+    if not found.equal:
+        raise typer.Exit(1)

@@ -57,6 +57,10 @@ class InlineTask:
         """Return why it failed."""
         return self._message
 
+    def reason(self) -> str:
+        """Return "": the task has told all in its record."""
+        return ""
+
     def stop(self, how: signal.Signals) -> None:
         """Nothing runs between polls, so there is nothing to stop."""
 

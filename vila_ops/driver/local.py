@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,9 @@ class SubprocessTask:
     ) -> None:
         self.task = task
         self._scratch = scratch
-        self._component, command = _prepare(graph, task, arguments, inputs, scratch)
+        # This interpreter, in the shell's place: so signals and exit codes are those of the step.
+        python = f"exec {shlex.quote(sys.executable)}"
+        self._step = prepare_step(graph, task, arguments, inputs, scratch, python)
         self.output_file = scratch / "output.txt"
         environment = {
             **os.environ,
@@ -61,7 +64,7 @@ class SubprocessTask:
         }
         with self.output_file.open("wb") as output:
             self._process = subprocess.Popen(
-                command,
+                self._step.command,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -80,22 +83,16 @@ class SubprocessTask:
         return code if code is None or code >= 0 else 128 - code
 
     def outputs(self) -> dict[str, ArtifactRef]:
-        """Return the artifacts of a task that succeeded, as KFP's executor wrote them down."""
-        from kfp.local import executor_output_utils
-
-        component, executor_input = self._component
-        found = executor_output_utils.get_outputs_for_task(
-            executor_input=executor_input, component_spec=component
-        )
-        return {
-            name: ArtifactRef(uri=found[name].uri, sha256=found[name].metadata["sha256"])
-            for name in self.task.outputs
-        }
+        """Return the artifacts of a task that succeeded."""
+        return self._step.outputs()
 
     def last_lines(self, count: int = 20) -> str:
         """Return the end of what the process printed: all there is when it died before logging."""
-        text = self.output_file.read_text(encoding="utf-8", errors="replace")
-        return "\n".join(text.splitlines()[-count:])
+        return last_lines_of(self.output_file, count)
+
+    def reason(self) -> str:
+        """Return "": an exit code says all there is to know."""
+        return ""
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
         """Send a signal to the task's whole process group."""
@@ -108,14 +105,45 @@ class SubprocessTask:
         shutil.rmtree(self._scratch, ignore_errors=True)
 
 
-def _prepare(
+def last_lines_of(output: Path, count: int) -> str:
+    """Return the last lines of a file; none of a file that there is not."""
+    with contextlib.suppress(FileNotFoundError):
+        text = output.read_text(encoding="utf-8", errors="replace")
+        return "\n".join(text.splitlines()[-count:])
+    return ""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A task's command with its placeholders filled, and where its outputs will be written down."""
+
+    task: Task
+    command: list[str]
+    component: Any  # ComponentSpec, a protobuf message
+    executor_input: Any  # ExecutorInput
+
+    def outputs(self) -> dict[str, ArtifactRef]:
+        """Return the artifacts of a step that succeeded, as KFP's executor wrote them down."""
+        from kfp.local import executor_output_utils
+
+        found = executor_output_utils.get_outputs_for_task(
+            executor_input=self.executor_input, component_spec=self.component
+        )
+        return {
+            name: ArtifactRef(uri=found[name].uri, sha256=found[name].metadata["sha256"])
+            for name in self.task.outputs
+        }
+
+
+def prepare_step(
     graph: Graph,
     task: Task,
     arguments: Mapping[str, Any],
     inputs: Mapping[str, ArtifactRef],
     scratch: Path,
-) -> tuple[tuple[Any, Any], list[str]]:
-    """Return (component spec, executor input) and the command, by kfp.local's own functions."""
+    python: str,
+) -> Step:
+    """Return the step of a task by kfp.local's own functions; `python` stands for its python3."""
     from google.protobuf import json_format
     from kfp import dsl
     from kfp.local import executor_input_utils, placeholder_utils
@@ -138,9 +166,7 @@ def _prepare(
     )
     container = graph.spec["deploymentSpec"]["executors"][task.executor]["container"]
     *shell, source = container["command"]
-    # This interpreter, in the shell's place: so signals and exit codes are those of the step.
     # (kfp's own replace_python_executable would also rewrite the arguments, configs among them.)
-    python = f"exec {shlex.quote(sys.executable)}"
     shell = [part.replace("python3", python) for part in shell]
     command = placeholder_utils.replace_placeholders(
         full_command=[*shell, source, *container["args"]],
@@ -150,4 +176,4 @@ def _prepare(
         pipeline_root=str(scratch),
         unique_pipeline_id=graph.name,
     )
-    return (component, executor_input), command
+    return Step(task, command, component, executor_input)

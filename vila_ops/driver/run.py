@@ -32,6 +32,7 @@ from components.runtime import (
 from vila_core.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, VilaError, require
 from vila_core.jsonio import dumps
 from vila_core.store import Store
+from vila_ops.driver.container import Containers
 from vila_ops.driver.graph import Task
 from vila_ops.driver.inline import InlineTask
 from vila_ops.driver.local import SubprocessTask
@@ -40,7 +41,7 @@ from vila_ops.recipes import Recipe, config_json, resolve
 from vila_ops.runs import kept_graph
 
 EXIT_CODES = {"succeeded": EXIT_OK, "failed": EXIT_FAILED, "stopped": EXIT_INTERRUPTED}
-MAX_PARALLEL = {"subprocess": 2, "inline": 1}
+MAX_PARALLEL = {"subprocess": 2, "container": 2, "inline": 1}
 SPAWN_SECONDS = 30.0
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -55,7 +56,7 @@ def drive(store: Store, run_id: str) -> str:
     graph = kept_graph(store, run_id)
     recipe = resolve(run["recipe"], run["config"], where=f"run {run_id}", graph=graph)
     record.begin_driver(store, run_id)
-    driver = _Driver(store, run_id, recipe, run["runner"])
+    driver = _Driver(store, run_id, recipe, run["runner"], run.get("images") or {})
     status, error = "failed", None
     try:
         with driver.signals():
@@ -108,11 +109,15 @@ def spawn(store: Store, run_id: str) -> None:
 class _Driver:
     """One driver session: how a task is looked up, started and seen off."""
 
-    def __init__(self, store: Store, run_id: str, recipe: Recipe, runner: str) -> None:
+    def __init__(
+        self, store: Store, run_id: str, recipe: Recipe, runner: str, images: Mapping[str, str]
+    ) -> None:
         self._store = store
         self._run_id = run_id
         self._recipe = recipe
         self._runner = runner
+        self._images = images
+        self._containers: Containers | None = None
         self._scratch = Path(tempfile.mkdtemp(prefix="vila-"))
         self._earlier: dict[str, int] = {}  # attempts before ours, by task
         self._stopping = False
@@ -120,6 +125,7 @@ class _Driver:
             store=store.uri,
             run_id=run_id,
             driver_pid=os.getpid(),
+            guarded=runner == "container",
             recipe=recipe.name,
             tracking=recipe.tracking,
         )
@@ -141,6 +147,8 @@ class _Driver:
 
     def close(self) -> None:
         """Remove the scratch folder."""
+        if self._containers is not None:
+            self._containers.close()
         shutil.rmtree(self._scratch, ignore_errors=True)
 
     @contextmanager
@@ -200,7 +208,23 @@ class _Driver:
         scratch = self._scratch / task.name
         if self._runner == "inline":
             return InlineTask(task, arguments, inputs, scratch)
+        if self._runner == "container":
+            config = self._recipe.configs[task.config_key]
+            return self._rooms().start(task, config, arguments, inputs, scratch)
         return SubprocessTask(self._recipe.graph, task, arguments, inputs, scratch)
+
+    def _rooms(self) -> Containers:
+        """Look for the engine and the images when the first task needs them."""
+        if self._containers is None:
+            self._containers = Containers(
+                self._store, self._run_id, self._recipe.graph, self._images, self._scratch
+            )
+            told = {
+                "engine": f"{self._containers.engine.kind} {self._containers.engine.version}",
+                "images": self._containers.images.as_json(),
+            }
+            self._store.write(f"runs/{self._run_id}/containers.json", dumps(told).encode())
+        return self._containers
 
     def _ended(self, task: Task, process: Running, code: int) -> None:
         """Record the end of a process that could not do so itself."""
@@ -211,7 +235,7 @@ class _Driver:
                 task.name,
                 after=self._earlier[task.name],
                 exit_code=code,
-                message=_why_it_ended(code),
+                message=process.reason() or _why_it_ended(code),
                 log=process.last_lines(),
             )
 

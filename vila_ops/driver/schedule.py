@@ -41,6 +41,10 @@ class Running(Protocol):
         """Return the end of what the task printed."""
         ...
 
+    def reason(self) -> str:
+        """Return why it ended, where more than its exit code is known; else ""."""
+        ...
+
     def stop(self, how: signal.Signals) -> None:
         """Send a signal to the whole process group."""
         ...

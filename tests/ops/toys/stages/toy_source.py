@@ -15,7 +15,7 @@ from vila_core.types import QUIET, Reporter, StageResult
 class Config(Frozen):
     count: int = 3
     seconds: float = 0.0
-    fail: Literal["no", "user", "crash", "memory", "killed", "import"] = "no"
+    fail: Literal["no", "user", "crash", "memory", "greedy", "killed", "import"] = "no"
 
 
 def run(
@@ -29,6 +29,8 @@ def run(
         raise ValueError("the toy broke")
     if config.fail == "memory":
         raise MemoryError
+    if config.fail == "greedy":
+        bytearray(1 << 28)
     if config.fail == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
     folder = out_dir / "data"
