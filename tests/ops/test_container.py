@@ -19,7 +19,7 @@ from test_control import SLOW, stepped, until
 from test_run import digests, show, statuses
 
 from components.runtime import record
-from vila_core.store import open_store
+from vila_core.store import Store, open_store
 
 pytestmark = pytest.mark.slow
 
@@ -259,6 +259,16 @@ def test_secrets_and_the_store_reach_the_step_and_no_command_line(
     assert str(contained.store) in shown
     assert shown.splitlines()[-1] == "lo", "a run that names no address has no network"
     assert not any(b"a-secret-value" in line for line in lines)
+
+
+def test_a_store_in_a_bucket_is_reached_from_containers(
+    contained: Vila, recipe: Path, s3_environment: dict[str, str], s3_store: Store
+):
+    contained.env.update(s3_environment, VILA_STORE=s3_store.uri)
+    run(contained, recipe)
+    assert set(statuses(show(contained)).values()) == {"succeeded"}
+    assert not list(contained.store.glob("*")), "nothing is kept on this machine but a cache"
+    assert "counting to 4" in contained("logs", "last", "source")
 
 
 def test_an_image_with_other_code_is_refused(contained: Vila, recipe: Path, tmp_path: Path):

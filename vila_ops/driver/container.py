@@ -76,13 +76,14 @@ class Containers:
         """Start a task."""
         image = self.images.of(self._graph, task)
         step = prepare_step(self._graph, task, arguments, inputs, scratch, "exec python3")
+        network = _needs_network(arguments)
         name = re.sub(r"[^A-Za-z0-9_.-]", "-", f"vila-{self._run_id}-{task.name}")
         room = Room(
             scratch=scratch,
             lock=self._lock,
             writable=_writable(self._store),
-            readable=_readable(config, self._store),
-            network=_needs_network(arguments),
+            readable=_readable(config, self._store, network),
+            network=network,
             gpus=role_of(named_image(self._graph, task)) in GPU_ROLES,
         )
         labels = {RUN_LABEL: self._run_id, TASK_LABEL: task.name}
@@ -250,11 +251,12 @@ def _writable(store: Store) -> list[Path]:
     return [cache] if root is None else [root, cache]
 
 
-def _readable(config: Frozen, store: Store) -> list[Path]:
+def _readable(config: Frozen, store: Store, network: bool) -> list[Path]:
     """Return the files and folders of this machine that a config or the environment names."""
     named = [Path(place) for place in config.outside() if isinstance(place, Path)]
     named += [path for text in _texts(config.model_dump(mode="json")) for path in _paths(text)]
     named += [path for name in _passed() for path in _paths(os.environ[name])]
+    named += [Path.home() / ".aws" / "credentials"] if network else []
     taken = {Path("/"), Path("/tmp"), Path.home(), *_writable(store)}
     found = {Path(os.path.abspath(path.expanduser())) for path in named}
     return sorted(
