@@ -273,6 +273,7 @@ def test_the_command(api_server: ApiServer, config: ClusterConfig, tmp_path: Pat
         assert "failed    Deployment vila/vila-dashboard: 0 of 2 ready" in late.output
 
 
+@pytest.mark.slow
 def test_generated_secrets_are_kept(
     api_server: ApiServer, config: ClusterConfig, tmp_path: Path
 ) -> None:
