@@ -71,7 +71,7 @@ def thin(points: Sequence[Point], columns: int) -> list[Point]:
 def ticks(low: float, high: float) -> list[float]:
     """Return some three to six round numbers between two."""
     span = high - low
-    if not 0 < span < float("inf"):
+    if not 1e-300 < span < float("inf"):
         return [low, high]
     step = 10.0 ** floor(log10(span / 3))
     step *= next(factor for factor in (1, 2, 5, 10) if span / (step * factor) <= 5)
