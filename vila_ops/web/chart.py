@@ -10,6 +10,8 @@ from markupsafe import Markup
 WIDTH, HEIGHT = 480, 190
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 26
 
+TINY = 1e-300
+
 Point = tuple[float, float]
 
 
@@ -20,13 +22,12 @@ def curve(points: Sequence[Point], label: str) -> Markup:
     shown = thin(points, WIDTH - LEFT - RIGHT)
     low_x, high_x = shown[0][0], shown[-1][0]
     low_y, high_y = min(y for _, y in shown), max(y for _, y in shown)
-    if low_y == high_y:
+    if high_y / 2 - low_y / 2 < TINY:
         margin = abs(low_y) * 0.1 or 1.0
         low_y, high_y = low_y - margin, high_y + margin
 
     def place(x: float, y: float) -> tuple[float, float]:
-        along = 0.5 if high_x == low_x else (x / 2 - low_x / 2) / (high_x / 2 - low_x / 2)
-        up = (y / 2 - low_y / 2) / (high_y / 2 - low_y / 2)  # halves: a span may overflow
+        along, up = _share(x, low_x, high_x), _share(y, low_y, high_y)
         return LEFT + along * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)
 
     parts = []
@@ -55,6 +56,11 @@ def curve(points: Sequence[Point], label: str) -> Markup:
     )
 
 
+def _share(value: float, low: float, high: float) -> float:
+    span = high / 2 - low / 2  # halves, as a whole span may overflow
+    return (value / 2 - low / 2) / span if span >= TINY else 0.5
+
+
 def thin(points: Sequence[Point], columns: int) -> list[Point]:
     """Keep of each column of pixels the least and the greatest value: no spike is lost."""
     if len(points) <= 2 * columns:
@@ -71,7 +77,7 @@ def thin(points: Sequence[Point], columns: int) -> list[Point]:
 def ticks(low: float, high: float) -> list[float]:
     """Return some three to six round numbers between two."""
     span = high - low
-    if not 1e-300 < span < float("inf"):
+    if not TINY <= span < float("inf"):
         return [low, high]
     step = 10.0 ** floor(log10(span / 3))
     step *= next(factor for factor in (1, 2, 5, 10) if span / (step * factor) <= 5)
