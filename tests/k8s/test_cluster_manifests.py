@@ -107,6 +107,15 @@ def test_everything_can_be_elsewhere() -> None:
     assert node["image"] == "r.example.org/x/train@sha256:12"
 
 
+@pytest.mark.parametrize(("address", "port"), [("http://10.1.2.3:7480", 7480), ("http://s3", 80)])
+def test_policies_open_the_stores_port(address: str, port: int) -> None:
+    store = load_cluster("gpu-cluster").store.model_dump()
+    made = manifests(config("gpu-cluster", store=store | {"endpoint": address}))
+    for name in ("to-store", "vila-to-store"):
+        (rule,) = one(made, "NetworkPolicy", name)["spec"]["egress"]
+        assert {"port": port} in rule["ports"]
+
+
 def test_queue_and_cache_may_be_left_out() -> None:
     def kinds(**values: Any) -> set[str]:
         made = manifests(config("kind", tasks={}, **values))

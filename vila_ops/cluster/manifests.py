@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 from vila_ops.cluster.config import ClusterConfig, StorePlace
 from vila_ops.cluster.patch import Manifest
@@ -38,6 +39,7 @@ def manifests(config: ClusterConfig) -> list[Manifest]:
     for manifest in found:
         _images(manifest, config)
         _namespace(manifest, config)
+        _store_port(manifest, config.store)
         if (manifest["kind"], manifest["metadata"]["name"]) == ("ConfigMap", STORE_MAP):
             manifest["data"] = store_environment(config.store)
     found = _credentials(found, config.store.secret)
@@ -91,6 +93,18 @@ def _namespace(manifest: Manifest, config: ClusterConfig) -> None:
         for rule in manifest["spec"]["egress"]:
             for peer in rule["to"]:
                 peer["namespaceSelector"] = {"matchLabels": {_NAME: config.kfp.namespace}}
+
+
+def _store_port(manifest: Manifest, store: StorePlace) -> None:
+    """Let the policies that open the way to the store open its port."""
+    name = (manifest["kind"], manifest["metadata"]["name"])
+    if name not in (("NetworkPolicy", "to-store"), ("NetworkPolicy", "vila-to-store")):
+        return
+    place = urlsplit(store.endpoint)
+    port = {"port": place.port or (443 if place.scheme == "https" else 80)}
+    for rule in manifest["spec"]["egress"]:
+        if port not in rule["ports"]:
+            rule["ports"].append(port)
 
 
 def _credentials(found: list[Manifest], name: str | None) -> list[Manifest]:
