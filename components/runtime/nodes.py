@@ -53,7 +53,7 @@ class Fleet(Protocol):
         ...
 
     def state(self) -> State:
-        """Return how they are."""
+        """Return how they are. Raises Stopped when somebody else has ended them."""
         ...
 
     def last_words(self, number: int) -> list[str]:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from components.runtime.context import Context, TrainJobPlace
+from components.runtime.failure import Stopped
 from components.runtime.nodes import NodesCall, State
 from components.runtime.pods import bad_end, number_of, waits_for
 from vila_core.errors import UserError, VilaError, require
@@ -149,8 +150,7 @@ class TrainJobNodes:
     def _read(self, job: Mapping[str, Any] | None, pods: list[Any]) -> State:
         """Return the state that a TrainJob and its pods are in."""
         if job is None:
-            text = f"TrainJob {self._name} was deleted by somebody else; the task ends with it."
-            return State("lost", text, final=True)
+            raise Stopped(f"TrainJob {self._name} was deleted by somebody else")
         conditions = _conditions(job)
         lost = {number_of(pod): why for pod in pods if (why := bad_end(pod))}
         here = {number_of(pod): pod.metadata.uid for pod in pods}

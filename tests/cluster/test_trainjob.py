@@ -18,6 +18,7 @@ from kubernetes import client, config
 
 from components.runtime import trainjob
 from components.runtime.context import Context, TrainJobPlace
+from components.runtime.failure import Stopped
 from components.runtime.nodes import NodesCall, State
 from components.runtime.record import create_run
 from components.runtime.trainjob import TrainJobNodes, job_prefix, train_job
@@ -376,7 +377,7 @@ def test_out_of_memory_is_not_tried_again(server: ApiServer, nodes: TrainJobNode
     assert "more memory for the task in the cluster's config" in state.reason
 
 
-def test_a_missing_runtime_and_a_deleted_job_end_the_task(
+def test_a_missing_runtime_fails_the_task_and_a_deleted_job_stops_it(
     server: ApiServer, nodes: TrainJobNodes
 ) -> None:
     nodes.start(1, "x")
@@ -389,9 +390,8 @@ def test_a_missing_runtime_and_a_deleted_job_end_the_task(
     assert text in state.reason
     nodes.start(2, "x")
     server.kube.remove(*JOB, SPACE, f"{job_prefix('r1', 'sft')}-1-2")
-    state = nodes.state()
-    assert state.final
-    assert "was deleted by somebody else" in state.reason
+    with pytest.raises(Stopped, match="was deleted by somebody else"):
+        nodes.state()
 
 
 def test_an_api_that_fails_for_a_while_is_waited_for(
