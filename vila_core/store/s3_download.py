@@ -35,12 +35,15 @@ SHA256_HEADER = "x-amz-meta-sha256"
 
 @dataclass(frozen=True)
 class Reading:
-    """One version of an object: its etag, its size, the sha256 that it claims, its bytes."""
+    """One version of an object: its etag, its size, the sha256 that it claims, its bytes.
+
+    Each piece is good until the next one is asked for.
+    """
 
     etag: str
     size: int
     sha256: str | None
-    pieces: Generator[bytes]
+    pieces: Generator[memoryview]
 
 
 @dataclass
@@ -56,7 +59,7 @@ def read(place: Place, *, etag: str | None = None) -> Reading:
     Raises NotFound, Unreachable, and Conflict when it is another version, also on the way.
     """
     try:
-        first, head = _range(place, 0, PIECE, etag)
+        first, head = _range(place, 0, PIECE, etag, bytearray(PIECE))
     except OutOfRange:  # an empty object has no first byte
         with explained(place.uri, "read"):
             found = place.client.stat_object(place.bucket, place.name)
@@ -107,56 +110,67 @@ def _download(place: Place, path: Path, sha256: str | None) -> None:
         aside.unlink(missing_ok=True)
 
 
-def _no_pieces() -> Generator[bytes]:
-    yield b""
+def _no_pieces() -> Generator[memoryview]:
+    yield memoryview(b"")
 
 
-def _pieces(place: Place, head: _Head, first: list[bytes]) -> Generator[bytes]:
-    start, stop = sum(map(len, first)), threading.Event()
-    yield from first
-    first.clear()
+def _pieces(place: Place, head: _Head, first: memoryview) -> Generator[memoryview]:
+    """Yield the pieces in order; each is good until the next is asked for."""
+    start, stop = len(first), threading.Event()
+    yield first
     if start >= head.size:
         return
-    pending: deque[Future[tuple[list[bytes], _Head]]] = deque()
     parallel = place.settings.parallel
+    # Memory that is used again: new pages for each piece would cost as much as its sha256.
+    free = [bytearray(PIECE) for _ in range(parallel + 1)]
+    pending: deque[tuple[bytearray, Future[tuple[memoryview, _Head]]]] = deque()
     pool = ThreadPoolExecutor(parallel, thread_name_prefix="vila-s3")
     try:
-        for offset in range(start, head.size, PIECE):
-            length = min(PIECE, head.size - offset)
-            pending.append(pool.submit(_range, place, offset, length, head.etag, stop))
-            if len(pending) > parallel:
-                yield from pending.popleft().result()[0]
-        while pending:
-            yield from pending.popleft().result()[0]
+        for offset in [*range(start, head.size, PIECE), head.size]:
+            while pending and (not free or offset == head.size):
+                buffer, future = pending.popleft()
+                yield future.result()[0]
+                free.append(buffer)
+            if length := min(PIECE, head.size - offset):
+                buffer = free.pop()
+                task = (place, offset, length, head.etag, buffer, stop)
+                pending.append((buffer, pool.submit(_range, *task)))
     finally:
         stop.set()
         pool.shutdown(cancel_futures=True)
 
 
 def _range(
-    place: Place, start: int, length: int, etag: str | None, stop: threading.Event | None = None
-) -> tuple[list[bytes], _Head]:
+    place: Place,
+    start: int,
+    length: int,
+    etag: str | None,
+    buffer: bytearray,
+    stop: threading.Event | None = None,
+) -> tuple[memoryview, _Head]:
     """Return that many bytes of an object, fewer where it ends, and what it says of itself."""
-    got: list[bytes] = []
+    view, done = memoryview(buffer), 0
     head: _Head | None = None
 
     def more() -> None:
-        nonlocal head
-        done = sum(map(len, got))
+        nonlocal head, done
         if done == length:
             return
         known = head.etag if head else etag
         with _response(place, start + done, length - done, known) as response:
             head = _head(place, response, start + done, known)
             for chunk in response.stream(CHUNK):
-                got.append(chunk)
+                if len(chunk) > length - done:
+                    raise _no_ranges(place)
+                view[done : done + len(chunk)] = chunk
+                done += len(chunk)
                 if stop is not None and stop.is_set():
                     return
 
     stopped = (lambda: False) if stop is None else stop.is_set
     persistently(more, patience_s=place.settings.timeout_s, stopped=stopped)
     assert head is not None
-    return got, head
+    return view[:done], head
 
 
 @contextlib.contextmanager
@@ -184,6 +198,10 @@ def _head(place: Place, response: BaseHTTPResponse, offset: int, etag: str | Non
         raise Conflict(f"{place.uri}: was changed by somebody else while it was read.")
     told = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", headers.get("content-range", ""))
     size = int(told[2] if told else headers.get("content-length") or 0)
-    if told is None and (offset or size > PIECE):
-        raise StoreError(f"{place.uri}: can't be read: the server answers no ranges of objects.")
+    if int(told[1]) != offset if told else (offset or size > PIECE):
+        raise _no_ranges(place)
     return _Head(found, size, headers.get(SHA256_HEADER))
+
+
+def _no_ranges(place: Place) -> StoreError:
+    return StoreError(f"{place.uri}: can't be read: the server answers no ranges of objects.")
