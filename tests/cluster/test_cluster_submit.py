@@ -452,3 +452,16 @@ def test_of_a_task_on_several_nodes_the_run_may_make_trainjobs(site: Site, store
     }
     assert limits == {"exec-sft": "4Gi", "exec-align": "2Gi"}
     assert follow.standing(store, run_id).status == "running"
+
+
+def test_following_goes_on_while_kfp_is_silent(
+    site: Site, store: Store, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("vila_ops.cluster.follow.FOLLOW_SECONDS", 0.01)
+    monkeypatch.setattr("components.runtime.record.QUIET_SECONDS", -1.0)
+    run_id = begin(site, recipe)
+    finish(store, run_id, "source", "failed")
+    site.server.kfp.set_state(site.server.kfp.runs()[0]["run_id"], "SUCCEEDED")
+    site.server.fail("GET", r"/runs/", status=503, times=5)
+    assert record.RunRecord.load(store, run_id).status == "failed", "by the record alone"
+    assert follow.follow(store, run_id) == "succeeded"

@@ -119,7 +119,7 @@ class Watched:
     def __call__(self, store: Store, run_id: str) -> RunView:
         """Return the run as it stood when KFP was last asked, with its tasks as they are now."""
         if time.monotonic() - self._asked >= FOLLOW_SECONDS:
-            self._status = standing(store, run_id, Patience()).status
+            self._status = standing(store, run_id).status
             self._asked = time.monotonic()
         return dataclasses.replace(load_view(store, run_id), status=self._status)
 
@@ -189,10 +189,11 @@ def stop(store: Store, run_id: str, say: Callable[[str], None] = lambda text: No
 
 
 def follow(store: Store, run_id: str) -> str:
-    """Wait until a run has ended, and return how."""
+    """Wait until a run has ended, and return how. While KFP can't be asked, it has not."""
     while True:
-        known = standing(store, run_id, Patience())
-        if known.status != "running":
+        known = standing(store, run_id)
+        silent = known.note.startswith(_BY_RECORD)
+        if known.status == "succeeded" or (known.status != "running" and not silent):
             return known.status
         time.sleep(FOLLOW_SECONDS)
 
