@@ -37,7 +37,7 @@ COUNTERS = (
 
 
 def main(lock: str, folder: str, *command: str) -> int:
-    """Run the command to its end; return its exit code, 130 when the driver is gone."""
+    """Run the command to its end; return its exit code, 130 if it has to be killed."""
     place = Path(folder)
     # Blocked, they are kept for sigtimedwait; a first process would lose them otherwise.
     signals = {*PASSED_ON, signal.SIGCHLD}
