@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import Result
-from records import begin_task, drive_elsewhere, write_end, write_run
+from made_runs import begin_task, drive_elsewhere, write_end, write_run
 from typer.testing import CliRunner
 
 from components.runtime import record

@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import client_of
-from records import write_run
+from dashboards import client_of
+from made_runs import write_run
 from starlette.testclient import TestClient
 
 from vila_core.errors import UserError

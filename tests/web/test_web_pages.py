@@ -9,8 +9,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from conftest import client_of, refresh
-from records import begin_task, write_end, write_run
+from dashboards import client_of, refresh
+from made_runs import begin_task, write_end, write_run
 
 from components.runtime.record import begin_driver
 from vila_core.store import Store

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import ROOT, Dashboard
-from records import write_end, write_run
+from dashboards import ROOT, Dashboard
+from made_runs import write_end, write_run
 
 from vila_core.store import open_store
 

@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 
 import pytest
-from conftest import client_of
-from records import begin_task, write_run
+from dashboards import client_of
+from made_runs import begin_task, write_run
 
 from components.runtime.record import begin_driver
 from vila_core.store import Store, open_store
