@@ -274,6 +274,17 @@ def test_the_command(api_server: ApiServer, config: ClusterConfig, tmp_path: Pat
 
 
 @pytest.mark.slow
+def test_a_part_that_is_not_installed_is_told_and_no_failure(
+    api_server: ApiServer, config: ClusterConfig, tmp_path: Path
+) -> None:
+    kind = config.model_copy(update={"overlay": "kind"})
+    with written(kind, tmp_path / "mine.yaml") as name:
+        done = CliRunner().invoke(app, ["apply", name, "--no-wait"])
+    assert "skipped   ClusterTrainingRuntime vila-torch" in done.output
+    assert done.exit_code == 0
+
+
+@pytest.mark.slow
 def test_generated_secrets_are_kept(
     api_server: ApiServer, config: ClusterConfig, tmp_path: Path
 ) -> None:

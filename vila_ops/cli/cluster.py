@@ -102,8 +102,9 @@ def apply(
 ) -> None:
     """Make or change everything that runs need on a cluster.
 
-    Nothing happens to what is as it should be. Exit code 1 when something was refused or is not
-    ready in time.
+    Nothing happens to what is as it should be. What a part that is not installed would bring
+    (Trainer, Kueue, Prometheus' operator) is skipped, and told. Exit code 1 when something was
+    refused, a Secret is missing, or something is not ready in time.
     """
     from vila_ops.cluster.apply import GOOD, Applied, missing_secrets
     from vila_ops.cluster.apply import apply as bring
@@ -131,7 +132,7 @@ def apply(
     for each in missing_secrets(api, needed):
         tell(each)
     there = {each.name for each in found if each.outcome in GOOD}
-    bad = len(found) - len(there)
+    bad = [each for each in found if each.outcome not in (*GOOD, "skipped")]
     late = 0
     if wait and not dry_run:
         late = _wait(api, wanted, there, timeout, quiet=json)
