@@ -16,12 +16,12 @@ import pytest
 import yaml
 from kubernetes import client, config
 
-from components.runtime import trainjob
 from components.runtime.context import Context, TrainJobPlace
 from components.runtime.failure import Stopped
-from components.runtime.nodes import NodesCall, State
+from components.runtime.nodes import trainjob
+from components.runtime.nodes.fleet import NodesCall, State
+from components.runtime.nodes.trainjob import TrainJobNodes, job_prefix, train_job
 from components.runtime.record import create_run
-from components.runtime.trainjob import TrainJobNodes, job_prefix, train_job
 from tests.api_server import ApiServer, running
 from tests.cluster.fake_trainer import JOB, POD, SPACE, FakeTrainer, condition, container_status
 from tests.cluster.fake_trainer import pod_of as pod_of_node

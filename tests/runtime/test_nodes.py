@@ -67,7 +67,7 @@ def starts(tasks: Tasks) -> list[dict[str, Any]]:
 
 def nodes_of(pid: int) -> list[psutil.Process]:
     found = psutil.Process(pid).children(recursive=True)
-    return [process for process in found if "components.runtime.node" in process.cmdline()]
+    return [process for process in found if "components.runtime.nodes.entry" in process.cmdline()]
 
 
 def wait_for_step(store: Store, step: int, process: subprocess.Popen[str]) -> None:
@@ -173,7 +173,7 @@ def test_no_node_outlives_its_step(tasks: Tasks, how: signal.Signals) -> None:
 def test_a_node_ends_when_its_step_shows_no_life(tasks: Tasks) -> None:
     code = (
         "import sys, time; from vila_core.store import open_store\n"
-        "from components.runtime import node\n"
+        "from components.runtime.nodes import entry as node\n"
         "node.LEASE_SECONDS, node.ORPHAN_SECONDS = 0.1, 1.0\n"
         "node._watch_lease(open_store(sys.argv[1]), 'place'); print('watches', flush=True)\n"
         "time.sleep(120)\n"
@@ -233,7 +233,7 @@ def test_a_stage_that_is_called_gets_no_nodes(tmp_path: Path) -> None:
 def test_a_node_without_its_place_says_which_variables_lack(
     tasks: Tasks, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from components.runtime.node import main
+    from components.runtime.nodes.entry import main
 
     tasks.store.write("runs/r1/tasks/t/001/nodes/1/call.json", b'{"join_s": 5}')
     for name in [name for name in os.environ if name.startswith("PET_")]:

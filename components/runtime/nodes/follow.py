@@ -1,8 +1,8 @@
 """A task that trains on several nodes: the step's side, which starts, follows and ends them.
 
 A `Fleet` is where nodes come from: processes of this machine, or the pods of a TrainJob. Every node
-runs `components.runtime.node`; all that they share with the step is the store. A node that is lost
-ends the others; all are started again, and go on from the last checkpoint in the store.
+runs `entry`; all that they share with the step is the store. A node that is lost ends the others;
+all are started again, and go on from the last checkpoint in the store.
 """
 
 from __future__ import annotations
@@ -11,79 +11,23 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any
 
 from components.runtime.context import Context, TrainJobPlace
 from components.runtime.mirror import StoreMirror
+from components.runtime.nodes.fleet import LEASE_SECONDS, Fleet, NodesCall, NodesResult, State
+from components.runtime.nodes.relay import Relay, Seen, seconds_between
 from components.runtime.record import now
-from components.runtime.relay import Relay, Seen, seconds_between
 from vila_core.errors import StoreError, VilaError
 from vila_core.jsonio import dumps
-from vila_core.store import ArtifactRef, Store, ref_of, verify
+from vila_core.store import Store, ref_of, verify
 from vila_core.train.launch import error_of
 from vila_core.types import Reporter
 
-LEASE_SECONDS = 20.0
-"""How often the step shows that it is there; a node that sees nothing new for long ends itself."""
 _LAST_WORDS_SECONDS = 10.0
 _END_SECONDS = 60.0  # for the other nodes, once there is a result
-
-
-@dataclass(frozen=True)
-class State:
-    """How the nodes of one start are. `lost` says why, by node; `final`: no start would help."""
-
-    status: Literal["waiting", "queued", "running", "ended", "lost"]
-    reason: str = ""
-    lost: Mapping[int, str] = field(default_factory=dict)
-    final: bool = False
-
-
-class Fleet(Protocol):
-    """Where the nodes of a task come from. Errors are VilaErrors."""
-
-    wait_s: float  # for nodes that do not come; time in a queue does not count
-    pause_s: float  # before nodes are started again
-
-    def start(self, number: int, place: str) -> str:
-        """Start the nodes for the `number`-th time, on the call at `place`; return their name."""
-        ...
-
-    def state(self) -> State:
-        """Return how they are. Raises Stopped when somebody else has ended them."""
-        ...
-
-    def last_words(self, number: int) -> list[str]:
-        """Return what a node printed last that may not have reached the store."""
-        ...
-
-    def stop(self) -> None:
-        """End all of them and return when they are gone; no error when there are none."""
-        ...
-
-
-@dataclass(frozen=True)
-class NodesCall:
-    """What the nodes run: a stage's task, its inputs by digest."""
-
-    task: str
-    stage: str
-    module: str
-    config: Mapping[str, Any]
-    inputs: Mapping[str, str]
-    key: str
-    code: str  # digest of the code that the step has; a node must have the same
-
-
-@dataclass(frozen=True)
-class NodesResult:
-    """What the first node has published, and the final metrics."""
-
-    outputs: Mapping[str, ArtifactRef]
-    metrics: Mapping[str, float | None]
 
 
 class _Lost(Exception):
@@ -278,9 +222,9 @@ def fleet_of(
     """Return where the nodes of a task come from: a TrainJob at `place`, else this machine."""
     train = call.config["train"]
     if place is None:
-        from components.runtime.local_nodes import LocalNodes
+        from components.runtime.nodes.local import LocalNodes
 
         return LocalNodes(run.store, train["nodes"], train["processes"], train["device"], work)
-    from components.runtime.trainjob import TrainJobNodes
+    from components.runtime.nodes.trainjob import TrainJobNodes
 
     return TrainJobNodes(place, call, run, attempt, say)

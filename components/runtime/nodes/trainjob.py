@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from components.runtime.context import Context, TrainJobPlace
 from components.runtime.failure import Stopped
-from components.runtime.nodes import NodesCall, State
-from components.runtime.pods import bad_end, number_of, waits_for
+from components.runtime.nodes.fleet import NodesCall, State
+from components.runtime.nodes.pods import bad_end, number_of, waits_for
 from vila_core.errors import UserError, VilaError, require
 
 if TYPE_CHECKING:
@@ -343,7 +343,7 @@ def train_job(
             },
             "trainer": {
                 "image": place.image,
-                "command": ["python3", "-m", "components.runtime.node"],
+                "command": ["python3", "-m", "components.runtime.nodes.entry"],
                 "args": [run.store, where],
                 "numNodes": train["nodes"],
                 "numProcPerNode": train["processes"],

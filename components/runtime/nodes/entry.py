@@ -1,10 +1,12 @@
-"""One node of a task that trains on several: `python -m components.runtime.node STORE PLACE`.
+"""One node of a task that trains on several.
+
+    python -m components.runtime.nodes.entry STORE PLACE
 
 The same on every node, whoever starts it (a process of the step, a pod of a TrainJob). Its place
 among the others is in torchrun's variables: PET_NNODES, PET_NODE_RANK, PET_MASTER_ADDR and
 PET_MASTER_PORT. What to do is in the store, and so goes what it says and what comes of it
-(`components.runtime.relay`). It has a work folder of its own below VILA_CACHE, and ends by itself
-when the step shows no life any more.
+(`relay`). It has a work folder of its own below VILA_CACHE, and ends by itself when the step shows
+no life any more.
 """
 
 from __future__ import annotations
@@ -30,8 +32,8 @@ from components.runtime.failure import Failure, Stopped
 from components.runtime.inputs import fetch_inputs
 from components.runtime.log import TaskLog
 from components.runtime.mirror import StoreMirror
-from components.runtime.nodes import LEASE_SECONDS
-from components.runtime.relay import Outbox, node_folder, seconds_between
+from components.runtime.nodes.fleet import LEASE_SECONDS, PARENT
+from components.runtime.nodes.relay import Outbox, node_folder, seconds_between
 from components.runtime.signals import ignore_signals, stoppable
 from components.runtime.sinks import finite
 from vila_core.config import validate
@@ -42,8 +44,6 @@ from vila_core.store.artifacts import cache_folder
 from vila_core.train.launch import Node, RanksKilled, launch
 from vila_core.types import QUIET
 
-PARENT = "VILA_NODE_PARENT"
-"""Set to the process id of the step where that is on this machine: a node does not outlive it."""
 ORPHAN_SECONDS = 300.0
 _TELLING = ("watchdog-rank-*.txt", "profile/rank-*.json")
 # What ranks say when another one is gone; by itself it says nothing about the training.

@@ -13,8 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from components.runtime.node import PARENT
-from components.runtime.nodes import State
+from components.runtime.nodes.fleet import PARENT, State
 from vila_core.errors import UserError
 
 _STOP_SECONDS = 120.0  # a node first lets a checkpoint that is being written be finished
@@ -56,7 +55,7 @@ class LocalNodes:
             # Its own output goes to the step through the store; only what precedes that is lost.
             self._processes.append(
                 subprocess.Popen(
-                    [sys.executable, "-m", "components.runtime.node", self._store, place],
+                    [sys.executable, "-m", "components.runtime.nodes.entry", self._store, place],
                     env=environment,
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
