@@ -305,7 +305,7 @@ def test_a_name_that_is_no_label_is_refused(
 def test_another_store_is_refused(site: Site, store: Store):
     with pytest.raises(UserError, match="the cluster's tasks use s3://"):
         submit.open_cluster(str(site.cluster), "s3://elsewhere/x")
-    with pytest.raises(UserError, match=r"there is no such cluster; did you mean 'kind'"):
+    with pytest.raises(UserError, match=r"there is no cluster 'kin.*'; did you mean 'kind'"):
         submit.open_cluster("kint")
 
 

@@ -230,15 +230,13 @@ def find_cluster(name: str) -> Path:
         path = Path(name)
         if path.is_file():
             return path
-        raise UserError(f"--cluster {name}: there is no such file.")
+        raise UserError(f"cluster {name}: there is no such file.")
     known = cluster_files()
     if name in known:
         return known[name]
     close = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(sorted(known))}."
-    raise UserError(
-        f"--cluster {name}: there is no such cluster; {hint} (a path ending in .yaml works too)"
-    )
+    raise UserError(f"there is no cluster '{name}'; {hint} (a path ending in .yaml works too)")
 
 
 def cluster_files() -> dict[str, Path]:
