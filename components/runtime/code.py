@@ -17,7 +17,9 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from components.runtime.code_facts import FactFile
 from vila_core.jsonio import digest
 
 FIRST_PARTY = ("vila_core", "components", "pipelines", "vila_ops", "configs")
@@ -45,6 +47,7 @@ def code_digest(module: str) -> CodeDigest:
         raise ModuleNotFoundError(f"there is no module '{module}'", name=module)
     files: dict[str, str] = {}
     seen: set[str] = set()
+    folders: set[tuple[Path, str]] = set()
     todo = [module]
     while todo:
         name = todo.pop()
@@ -61,9 +64,11 @@ def code_digest(module: str) -> CodeDigest:
         todo += facts.mentions
         for wanted in facts.packages:
             todo += _modules_of(wanted)
-        for folder, label in _data_folders(path, name, facts):
+        for folder, label in set(_data_folders(path, name, facts)) - folders:
+            folders.add((folder, label))
             for file in _data_files(folder):
                 files[f"{label}/{file.relative_to(folder).as_posix()}"] = _sha256(file)
+    _fact_file().save()
     return CodeDigest(digest(files), dict(sorted(files.items())))
 
 
@@ -137,20 +142,33 @@ def _facts_of(path: Path, name: str) -> _Facts:
 
 @functools.lru_cache(maxsize=4096)
 def _read_facts(path: Path, name: str, mtime_ns: int, size: int) -> _Facts:
-    """Parse one file; the time and size are there to read a changed file again."""
+    """Read one file; the time and size are there to read a changed file again."""
     source = path.read_bytes()
-    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-    reader = _Reader(package)
-    reader.visit(ast.parse(source, filename=str(path)))
-    packages = set(reader.packages)
-    if path.name == "__init__.py" and reader.lazy:
-        packages.add(name)  # `__getattr__`: any of its modules may be meant
+    sha256 = hashlib.sha256(source).hexdigest()
+    initial = path.name == "__init__.py"
+    key = f"{sha256} {name}{'/' if initial else ''}"
+    mentions, packages, resources = _fact_file().get(key, lambda: _parse(source, name, initial))
     return _Facts(
-        sha256=hashlib.sha256(source).hexdigest(),
-        mentions=tuple(sorted(reader.mentions)),
-        packages=tuple(sorted(packages)),
-        resources=tuple(sorted(reader.resources)),
+        sha256=sha256,
+        mentions=tuple(mentions),
+        packages=tuple(packages),
+        resources=tuple((folder, tuple(parts)) for folder, parts in resources),
     )
+
+
+def _parse(source: bytes, name: str, initial: bool) -> tuple[list[str], list[str], list[Any]]:
+    """Return mentions, packages and resources of a module's source; `initial`: an __init__.py."""
+    reader = _Reader(name if initial else name.rpartition(".")[0])
+    reader.visit(ast.parse(source, filename=name))
+    packages = set(reader.packages)
+    if initial and reader.lazy:
+        packages.add(name)  # `__getattr__`: any of its modules may be meant
+    return sorted(reader.mentions), sorted(packages), sorted(reader.resources)
+
+
+@functools.cache
+def _fact_file() -> FactFile:
+    return FactFile(Path(__file__))
 
 
 class _Reader(ast.NodeVisitor):

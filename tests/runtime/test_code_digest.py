@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from components.runtime.code import code_digest, lock_digest
+from components.runtime.code_facts import FactFile
 
 ROOT = Path(__file__).parents[2]
 
@@ -146,3 +147,38 @@ def test_unknown_module() -> None:
 def test_lock_digest_is_stable() -> None:
     assert lock_digest() == lock_digest()
     assert len(lock_digest()) == 64
+
+
+def test_what_files_say_is_remembered_between_processes_by_content(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VILA_CACHE", str(tmp_path / "cache"))
+    finder = tmp_path / "finder.py"
+    finder.write_text("1")
+    first = FactFile(finder)
+    assert first.get("a", lambda: [["x"], []]) == [["x"], []]
+    first.save()
+    assert [path.suffix for path in (tmp_path / "cache" / "code").iterdir()] == [".json"]
+
+    def unexpected() -> list[str]:
+        raise AssertionError("it is known")
+
+    assert FactFile(finder).get("a", unexpected) == [["x"], []]
+    finder.write_text("2")  # other code may find other facts
+    assert FactFile(finder).get("a", lambda: ["new"]) == ["new"]
+
+
+def test_a_memory_that_is_broken_or_read_only_is_no_matter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VILA_CACHE", str(tmp_path))
+    (tmp_path / "code").write_text("no folder")
+    facts = FactFile(Path(__file__))
+    assert facts.get("a", lambda: ["x"]) == ["x"]
+    facts.save()
+    (tmp_path / "code").unlink()
+    facts.get("b", lambda: ["y"])
+    facts.save()
+    [kept] = (tmp_path / "code").iterdir()
+    kept.write_text('["half')
+    assert FactFile(Path(__file__)).get("b", lambda: ["z"]) == ["z"]
