@@ -42,7 +42,8 @@ def test_the_ranks_of_a_training_count(tasks: Tasks) -> None:
     used: list[Mapping[str, Any]] = []
     for processes in (1, 2):
         train = {"steps": 20, "lr": 0.02, "engine": "deepspeed", "packs_per_step": 2}
-        train |= {"processes": processes}
+        # Another seed, as who computes a task does not make it another one.
+        train |= {"processes": processes, "seed": processes}
         config = {"train": train, "seconds": 0.3}
         done = tasks.run(
             task=f"train{processes}", stage="tests.runtime.toy_training", config=config
