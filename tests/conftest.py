@@ -31,6 +31,7 @@ def s3_environment() -> Iterator[dict[str, str]]:
 
 @pytest.fixture
 def s3_store(s3_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Store:
+    s3_server.without_versions(s3_environment)
     return s3_server.fresh_store(s3_environment, monkeypatch)
 
 

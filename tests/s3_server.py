@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 
 import pytest
 from minio import Minio
+from minio.versioningconfig import SUSPENDED, VersioningConfig
 
 from vila_core.store import Store, open_store
 
@@ -49,6 +50,18 @@ def fresh_store(environment: Mapping[str, str], monkeypatch: pytest.MonkeyPatch)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     return open_store(f"s3://{BUCKET}/{uuid.uuid4().hex}")
+
+
+def without_versions(environment: Mapping[str, str]) -> None:
+    """Turn the bucket's versions off, which other tests turn on.
+
+    moto lists a "folder" whose objects are deleted as long as it keeps versions of them; a real
+    server does not.
+    """
+    address = environment["VILA_S3_ENDPOINT"].removeprefix("http://")
+    keys = (environment["AWS_ACCESS_KEY_ID"], environment["AWS_SECRET_ACCESS_KEY"])
+    client = Minio(address, *keys, secure=False, region="us-east-1")
+    client.set_bucket_versioning(BUCKET, VersioningConfig(SUSPENDED))
 
 
 def _wait(url: str, server: subprocess.Popen[bytes]) -> None:
