@@ -63,6 +63,35 @@ def in_cluster(patience: Patience | None = None) -> ApiClient:
     return client(configuration, f"{configuration.host} (service account)", patience)
 
 
+def by_kubeconfig(files: str, context: str | None, patience: Patience | None = None) -> ApiClient:
+    """Return a client for a context (None: the current one) of kubeconfig files, ':' between them.
+
+    Raises UserError for a file or context that can't be used.
+    """
+    require("kubernetes", extra="pipeline", why="talk to a cluster")
+    from kubernetes.client import Configuration
+    from kubernetes.config import load_kube_config
+    from kubernetes.config.config_exception import ConfigException
+
+    configuration = Configuration()
+    try:
+        load_kube_config(
+            config_file=files,
+            context=context,
+            client_configuration=configuration,
+            persist_config=False,
+        )
+    except (ConfigException, OSError, ValueError, TypeError, KeyError) as error:
+        named = f"context {context}" if context else "the current context"
+        option = f" --context {context}" if context else ""
+        raise UserError(
+            f"{files}: {named} can't be used: {error}; "
+            f"fix: kubectl{option} get namespaces must work first."
+        ) from None
+    shown = f" (context {context})" if context else ""
+    return client(configuration, f"{configuration.host}{shown}", patience)
+
+
 def client(
     configuration: Configuration, server: str, patience: Patience | None = None
 ) -> ApiClient:

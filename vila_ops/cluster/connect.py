@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from components.kube.client import Patience, client, in_cluster, in_pod
+from components.kube.client import Patience, by_kubeconfig, in_cluster, in_pod
 from vila_core.errors import UserError, require
 from vila_ops.cluster.config import ClusterConfig
 
@@ -29,24 +29,7 @@ def kubernetes_api(config: ClusterConfig, patience: Patience | None = None) -> A
     if not files and in_pod():
         return in_cluster(patience)
     context = _context(files, config.context)
-    from kubernetes.client import Configuration
-    from kubernetes.config import load_kube_config
-    from kubernetes.config.config_exception import ConfigException
-
-    configuration = Configuration()
-    try:
-        load_kube_config(
-            config_file=os.pathsep.join(map(str, files)),
-            context=context,
-            client_configuration=configuration,
-            persist_config=False,
-        )
-    except (ConfigException, OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(
-            f"{_names(files)}: context {context} can't be used: {error}; "
-            f"fix: kubectl --context {context} get namespaces must work first."
-        ) from None
-    return client(configuration, f"{configuration.host} (context {context})", patience)
+    return by_kubeconfig(_names(files), context, patience)
 
 
 def kubeconfig_files() -> list[Path]:

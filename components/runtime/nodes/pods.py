@@ -2,62 +2,71 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 NUMBER = "batch.kubernetes.io/job-completion-index"
 _WAITS = ("ContainerCreating", "PodInitializing")
 
 
-def number_of(pod: Any) -> int:
+Pod = Mapping[str, Any]
+
+
+def number_of(pod: Pod) -> int:
     """Return the node's number: its index in the Job, which torch's runtime takes for its rank."""
-    found = {**(pod.metadata.annotations or {}), **(pod.metadata.labels or {})}
+    meta = pod["metadata"]
+    found = {**(meta.get("annotations") or {}), **(meta.get("labels") or {})}
     return int(found.get(NUMBER, -1))
 
 
-def waits_for(pod: Any) -> str | None:
+def waits_for(pod: Pod) -> str | None:
     """Return what a pod waits for, None once its containers run."""
-    if pod.status.phase in ("Succeeded", "Failed"):
+    status = pod.get("status") or {}
+    if status.get("phase") in ("Succeeded", "Failed"):
         return None
-    for condition in pod.status.conditions or ():
-        if condition.type == "PodScheduled" and condition.status == "False":
-            return (
-                f"{condition.reason or 'not scheduled'}: {condition.message or 'no reason given'}"
-            )
-    for container in _containers(pod):
-        waiting = container.state.waiting if container.state else None
+    for condition in status.get("conditions") or ():
+        if condition["type"] == "PodScheduled" and condition["status"] == "False":
+            reason, message = condition.get("reason"), condition.get("message")
+            return f"{reason or 'not scheduled'}: {message or 'no reason given'}"
+    for container in _containers(status):
+        waiting = (container.get("state") or {}).get("waiting")
         if waiting is not None:
-            plain = waiting.reason in _WAITS or waiting.reason is None
-            text = waiting.reason or "container not started"
-            return text if plain or not waiting.message else f"{text}: {waiting.message}"
-    return None if pod.status.phase == "Running" else "is being started"
+            reason, message = waiting.get("reason"), waiting.get("message")
+            text = reason or "container not started"
+            plain = reason is None or reason in _WAITS
+            return text if plain or not message else f"{text}: {message}"
+    return None if status.get("phase") == "Running" else "is being started"
 
 
-def bad_end(pod: Any) -> str | None:
+def bad_end(pod: Pod) -> str | None:
     """Return why a pod has ended or is about to, None if it is well or has succeeded."""
-    machine = f" on {pod.spec.node_name}" if pod.spec and pod.spec.node_name else ""
-    for condition in pod.status.conditions or ():
-        if condition.type == "DisruptionTarget" and condition.status == "True":
-            text = ": ".join(filter(None, [condition.reason, condition.message]))
-            return f"its pod was disrupted{machine} ({text})"
-    for container in _containers(pod):
-        states = (container.state, container.last_state)
-        ends = [state.terminated for state in states if state is not None and state.terminated]
-        for end in ends:
-            if end.reason == "OOMKilled":
+    status, node = pod.get("status") or {}, (pod.get("spec") or {}).get("nodeName")
+    machine = f" on {node}" if node else ""
+    for condition in status.get("conditions") or ():
+        if condition["type"] == "DisruptionTarget" and condition["status"] == "True":
+            return f"its pod was disrupted{machine} ({_told(condition)})"
+    for container in _containers(status):
+        states = (container.get("state") or {}, container.get("lastState") or {})
+        for end in filter(None, (state.get("terminated") for state in states)):
+            if end.get("reason") == "OOMKilled":
                 return (
                     f"its container was OOMKilled{machine}: it needed more than its memory limit."
                 )
-            if end.exit_code:
-                return f"its container ended with {end.exit_code}{machine} ({end.reason})"
-        if container.restart_count:
+            if code := end.get("exitCode"):
+                return f"its container ended with {code}{machine} ({end.get('reason')})"
+        if container.get("restartCount"):
             return f"its container was restarted{machine}"
-    if pod.status.phase in ("Failed", "Unknown"):
-        text = ": ".join(filter(None, [pod.status.reason, pod.status.message]))
-        return f"its pod is {pod.status.phase}{machine} ({text or 'no reason given'})"
-    if pod.metadata.deletion_timestamp is not None:
+    phase = status.get("phase")
+    if phase in ("Failed", "Unknown"):
+        return f"its pod is {phase}{machine} ({_told(status) or 'no reason given'})"
+    if pod["metadata"].get("deletionTimestamp"):
         return f"its pod is being deleted{machine}"
     return None
 
 
-def _containers(pod: Any) -> list[Any]:
-    return [*(pod.status.init_container_statuses or ()), *(pod.status.container_statuses or ())]
+def _told(value: Mapping[str, Any]) -> str:
+    return ": ".join(filter(None, [value.get("reason"), value.get("message")]))
+
+
+def _containers(status: Mapping[str, Any]) -> list[Any]:
+    return [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]

@@ -14,18 +14,22 @@ import re
 import socket
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
+from components.kube import objects
+from components.kube.client import Patience, by_kubeconfig, in_cluster
+from components.kube.errors import NoAnswer, Taken
 from components.runtime.context import Context, TrainJobPlace
 from components.runtime.failure import Stopped
 from components.runtime.nodes.fleet import NodesCall, State
 from components.runtime.nodes.pods import bad_end, number_of, waits_for
-from vila_core.errors import UserError, VilaError, require
+from vila_core.errors import UserError, VilaError
 
 if TYPE_CHECKING:
     from kubernetes.client import ApiClient
 
-GROUP, VERSION, PLURAL = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
+GROUP, PLURAL = "trainer.kubeflow.org", "trainjobs"
+JOBS = f"{GROUP}/v1alpha1"
 RUN, TASK, NODE = "vila.dev/run", "vila.dev/task", "vila.dev/node"
 QUEUE, PRIORITY = "kueue.x-k8s.io/queue-name", "kueue.x-k8s.io/priority-class"
 OF_JOB = "jobset.sigs.k8s.io/jobset-name"
@@ -44,19 +48,20 @@ PATCHED = (
 _LOOK_SECONDS = 3.0
 _SILENT_SECONDS = 1800.0  # of the API; meanwhile the nodes may well be training
 _LINES = 20
-_TIMEOUT = (3.0, 10.0)  # seconds to connect, and to be answered
+PATIENCE = Patience(connect_s=3, read_s=10, tries=10, most_wait_s=8)
+"""Where there must be an answer: about a minute."""
+GLANCE = Patience(connect_s=3, read_s=10, tries=1)
+"""For looks that come again anyway."""
 _STOP_SECONDS = 180.0  # longer than pods are given to end
-_TRY_SECONDS = 60.0
-
-T = TypeVar("T")
 
 
 class TrainJobNodes:
     """The nodes of one attempt; each start is a TrainJob of its own.
 
     What an earlier attempt of the same task has left is deleted first. Every TrainJob is owned by
-    the step's pod: Kubernetes deletes it when that goes. `api` is the cluster's, by default that of
-    KUBECONFIG or the pod's own. Errors of the API that may pass are told and waited out.
+    the step's pod: Kubernetes deletes it when that goes. `connect` reaches the cluster's API, by
+    default that of KUBECONFIG or the pod's own. Errors of the API that may pass are told and waited
+    out.
     """
 
     pause_s = 5.0
@@ -68,14 +73,11 @@ class TrainJobNodes:
         run: Context,
         attempt: int,
         say: Callable[[str], None],
-        api: ApiClient | None = None,
+        connect: Callable[[Patience], ApiClient] | None = None,
     ) -> None:
-        require("kubernetes", extra="pipeline", why="train on the nodes of a TrainJob")
-        from kubernetes import client
-
-        api = api or _api()
+        connect = connect or _connect
         self.wait_s = float(place.wait_s)
-        self._jobs, self._core = client.CustomObjectsApi(api), client.CoreV1Api(api)
+        self._api, self._glance = connect(PATIENCE), connect(GLANCE)
         self._place, self._call, self._run, self._say = place, call, run, say
         self._prefix = f"{job_prefix(run.run_id, call.task)}-{attempt}"
         self._name = ""
@@ -93,13 +95,7 @@ class TrainJobNodes:
         self._name, self._pods = f"{self._prefix}-{number}", {}
         self._state, self._looked, self._answered = State("waiting", "new"), 0.0, time.monotonic()
         body = train_job(self._name, self._place, self._call, self._run, place, owner=self._owner())
-        # Made by a request whose answer was lost: names are unique per attempt and start.
-        with contextlib.suppress(_Exists):
-            self._try(
-                lambda: self._jobs.create_namespaced_custom_object(
-                    GROUP, VERSION, self._place.namespace, PLURAL, body, _request_timeout=_TIMEOUT
-                )
-            )
+        self._create(body)
         return f"TrainJob {self._name} in namespace {self._place.namespace}"
 
     def state(self) -> State:
@@ -109,13 +105,13 @@ class TrainJobNodes:
             return self._state
         try:
             job = self._get(self._name)
-            pods = self._list_pods() if job is not None else []
-        except _Passing as error:
+            pods = self._list_pods(self._name) if job is not None else []
+        except NoAnswer as error:
             if time.monotonic() - self._answered > _SILENT_SECONDS:
-                raise VilaError(f"{error}, for {_SILENT_SECONDS:.0f} s.") from None
+                raise
             if not self._silent:
                 self._silent = True
-                self._say(f"{error}: tries again; the nodes are not concerned")
+                self._say(f"{error} The nodes are not concerned")
             return self._state
         if self._silent:
             self._silent = False
@@ -127,18 +123,14 @@ class TrainJobNodes:
 
     def last_words(self, number: int) -> list[str]:
         """See `Fleet`: the end of the pod's log, if it can still be had."""
-        names = [pod.metadata.name for pod in self._seen if number_of(pod) == number]
+        names = [pod["metadata"]["name"] for pod in self._seen if number_of(pod) == number]
         if not names:
             return []
+        log = f"{self._address('v1', 'pods', names[0])}/log"
         try:
-            text: Any = _asked(
-                lambda: self._core.read_namespaced_pod_log(
-                    names[0], self._place.namespace, tail_lines=_LINES, _request_timeout=_TIMEOUT
-                )
-            )
-        except (_Missing, _Passing, VilaError):
+            return list(objects.lines(self._glance, log, query=[("tailLines", _LINES)]))
+        except VilaError:
             return []
-        return str(text).splitlines()
 
     def stop(self) -> None:
         """See `Fleet`."""
@@ -153,7 +145,7 @@ class TrainJobNodes:
             raise Stopped(f"TrainJob {self._name} was deleted by somebody else")
         conditions = _conditions(job)
         lost = {number_of(pod): why for pod in pods if (why := bad_end(pod))}
-        here = {number_of(pod): pod.metadata.uid for pod in pods}
+        here = {number_of(pod): pod["metadata"]["uid"] for pod in pods}
         for number, uid in self._pods.items():
             if here.get(number) != uid:
                 lost.setdefault(number, "its pod was deleted (preempted, or its machine is gone)")
@@ -179,112 +171,64 @@ class TrainJobNodes:
         return State("running")
 
     def _get(self, name: str) -> Mapping[str, Any] | None:
-        try:
-            found: Any = _asked(
-                lambda: self._jobs.get_namespaced_custom_object(
-                    GROUP, VERSION, self._place.namespace, PLURAL, name, _request_timeout=_TIMEOUT
-                )
-            )
-        except _Missing:
-            return None
-        return found
+        return objects.find(self._glance, self._address(JOBS, PLURAL, name))
 
-    def _list_pods(self) -> list[Any]:
-        return _asked(
-            lambda: self._core.list_namespaced_pod(
-                self._place.namespace,
-                label_selector=f"{OF_JOB}={self._name}",
-                _request_timeout=_TIMEOUT,
-            )
-        ).items
+    def _list_pods(self, name: str) -> list[Any]:
+        path = self._address("v1", "pods")
+        return objects.listed(self._glance, path, selector=f"{OF_JOB}={name}")
 
     def _left(self) -> list[str]:
         selector = f"{RUN}={label(self._run.run_id)},{TASK}={label(self._call.task)}"
-        found: Any = self._try(
-            lambda: self._jobs.list_namespaced_custom_object(
-                GROUP,
-                VERSION,
-                self._place.namespace,
-                PLURAL,
-                label_selector=selector,
-                _request_timeout=_TIMEOUT,
-            )
-        )
-        return [item["metadata"]["name"] for item in found["items"]]
+        found = objects.listed(self._api, self._address(JOBS, PLURAL), selector=selector)
+        return [item["metadata"]["name"] for item in found]
+
+    def _address(self, version: str, plural: str, name: str = "") -> str:
+        return objects.address(version, plural, self._place.namespace, name)
 
     # ---- what is done ---------------------------------------------------------------------------
+
+    def _create(self, body: dict[str, Any]) -> None:
+        """Make the TrainJob. One of its name, unique by attempt and start, is by a lost answer."""
+        attempt = 0
+        while True:
+            try:
+                with contextlib.suppress(Taken):
+                    objects.create(self._api, self._address(JOBS, PLURAL), body)
+                return
+            except NoAnswer:
+                attempt += 1
+                if attempt >= PATIENCE.tries:
+                    raise
+                time.sleep(PATIENCE.wait(attempt))
 
     def _delete(self, name: str) -> None:
         """Delete a TrainJob and wait until it and its pods are gone."""
         deadline = time.monotonic() + _STOP_SECONDS
         asked = False
         while time.monotonic() < deadline:
-            try:
+            with contextlib.suppress(NoAnswer):
                 if not asked:
-                    _asked(
-                        lambda: self._jobs.delete_namespaced_custom_object(
-                            GROUP,
-                            VERSION,
-                            self._place.namespace,
-                            PLURAL,
-                            name,
-                            propagation_policy="Foreground",
-                            _request_timeout=_TIMEOUT,
-                        )
-                    )
+                    objects.delete(self._glance, self._address(JOBS, PLURAL, name))
                     asked = True
-                if self._get(name) is None and not self._pods_of(name):
+                if self._get(name) is None and not self._list_pods(name):
                     return
-            except _Missing:
-                asked = True
-                if not self._pods_of(name):
-                    return
-            except _Passing:
-                pass
             time.sleep(0.5)
         self._say(
             f"TrainJob {name} is not gone after {_STOP_SECONDS:.0f} s; see: kubectl --namespace "
             f"{self._place.namespace} get trainjob,pod --selector {OF_JOB}={name}"
         )
 
-    def _pods_of(self, name: str) -> bool:
-        selector = f"{OF_JOB}={name}"
-        found = _asked(
-            lambda: self._core.list_namespaced_pod(
-                self._place.namespace, label_selector=selector, _request_timeout=_TIMEOUT
-            )
-        )
-        return bool(found.items)
-
     def _owner(self) -> dict[str, Any] | None:
         """Return the owner reference to this step's pod, None outside of a pod."""
         name = os.environ.get("VILA_POD_NAME") or socket.gethostname()
         uid = os.environ.get("VILA_POD_UID")
         if not uid:
-            try:
-                found: Any = self._try(
-                    lambda: self._core.read_namespaced_pod(
-                        name, self._place.namespace, _request_timeout=_TIMEOUT
-                    )
-                )
-                uid = found.metadata.uid
-            except _Missing:
+            pod = objects.find(self._api, self._address("v1", "pods", name))
+            if pod is None:
                 self._say("this step is no pod: its TrainJob has no owner that it goes with")
                 return None
+            uid = pod["metadata"]["uid"]
         return {"apiVersion": "v1", "kind": "Pod", "name": name, "uid": uid}
-
-    def _try(self, ask: Callable[[], T]) -> T:
-        """Ask until there is an answer, for a minute at most."""
-        deadline = time.monotonic() + _TRY_SECONDS
-        pause = 0.5
-        while True:
-            try:
-                return _asked(ask)
-            except _Passing as error:
-                if time.monotonic() + pause > deadline:
-                    raise VilaError(f"{error}, for {_TRY_SECONDS:.0f} s.") from None
-            time.sleep(pause)
-            pause = min(2 * pause, 8.0)
 
 
 _OUT_OF_MEMORY = (
@@ -332,7 +276,7 @@ def train_job(
     jobs = [{"name": "node", "template": {"spec": {"template": template}}}]
     train = call.config["train"]
     return {
-        "apiVersion": f"{GROUP}/{VERSION}",
+        "apiVersion": JOBS,
         "kind": "TrainJob",
         "metadata": metadata,
         "spec": {
@@ -378,73 +322,7 @@ def _conditions(job: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     return {each["type"]: each for each in found if each["status"] == "True"}
 
 
-# ---- the API's errors ------------------------------------------------------------------------
-
-
-class _Missing(Exception):
-    pass
-
-
-class _Exists(Exception):
-    pass
-
-
-class _Passing(Exception):
-    """An error that may pass; its text is a sentence without a full stop."""
-
-
-def _api() -> ApiClient:
-    from kubernetes import client, config
-
-    try:
-        if os.environ.get("KUBECONFIG"):
-            config.load_kube_config()
-        else:
-            config.load_incluster_config()
-    except (config.ConfigException, OSError) as error:
-        raise UserError(
-            f"the task's nodes are a TrainJob, but no Kubernetes API is known: {error}\n"
-            "  fix: run it on the cluster, or set KUBECONFIG."
-        ) from None
-    return client.ApiClient()
-
-
-def _asked(ask: Callable[[], T]) -> T:
-    """Return the answer. Raises _Missing, _Exists, _Passing, and VilaError for the rest."""
-    from kubernetes.client.exceptions import ApiException
-    from urllib3.exceptions import HTTPError
-
-    try:
-        return ask()
-    except ApiException as error:
-        status, text = error.status or 0, _message(error)
-        if status == 404 and "could not find the requested resource" not in text:
-            raise _Missing from None
-        if status == 409:
-            raise _Exists from None
-        if status == 429 or status >= 500 or status == 0:
-            raise _Passing(f"the Kubernetes API answers {status} ({text})") from None
-        raise VilaError(_explained(status, text)) from None
-    except (HTTPError, OSError) as error:
-        raise _Passing(f"the Kubernetes API does not answer ({type(error).__name__})") from None
-
-
-def _message(error: Any) -> str:
-    found = re.search(r'"message":\s*"((?:[^"\\]|\\.)*)"', str(error.body or ""))
-    return found[1].replace('\\"', '"') if found else str(error.reason)
-
-
-def _explained(status: int, text: str) -> str:
-    if status == 404:
-        return (
-            f"the cluster knows no TrainJobs ({text}). Fix: install Kubeflow Trainer 2.3; "
-            "'vila cluster check' tells what else is missing."
-        )
-    if status == 401:
-        return "the Kubernetes API takes no credentials of this step (401). Fix: its ServiceAccount"
-    if status == 403:
-        return (
-            f"this step may not do that: {text}. Fix: give it the service account vila-train, "
-            "whose rights are in k8s/."
-        )
-    return f"the Kubernetes API refuses the TrainJob ({status}): {text}"
+def _connect(patience: Patience) -> ApiClient:
+    """Return a client of the cluster that KUBECONFIG names, else of the one this pod is in."""
+    files = os.environ.get("KUBECONFIG")
+    return by_kubeconfig(files, None, patience) if files else in_cluster(patience)
