@@ -18,6 +18,7 @@ from vila_core.config import Frozen, apply_overrides, read_yaml, validate
 from vila_core.errors import UserError
 from vila_core.jsonio import digest, dumps
 from vila_ops.driver.graph import Graph, load_graph
+from vila_ops.named import config_files, find_file, is_path
 
 
 class _Head(Frozen):
@@ -95,29 +96,13 @@ def resolve(
         key: validate(stage_config(task.stage), values.get(key) or {}, where=where, path=key)
         for key, task in tasks.items()
     }
-    pipeline = str(graph.path.resolve()) if named and _is_path(head.pipeline) else head.pipeline
+    pipeline = str(graph.path.resolve()) if named and is_path(head.pipeline) else head.pipeline
     return Recipe(name, head.description, pipeline, head.tracking, graph, configs)
 
 
 def find_recipe(name: str) -> Path:
     """Return the file of a recipe given by name or path. Raises UserError with the nearest name."""
-    if _is_path(name):
-        path = Path(name)
-        if path.is_file():
-            return path
-        raise UserError(f"{name}: there is no such recipe file.")
-    known = recipe_files()
-    if name in known:
-        return known[name]
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(sorted(known))}."
-    raise UserError(f"there is no recipe '{name}'; {hint} (a path ending in .yaml works too)")
-
-
-def recipe_files() -> dict[str, Path]:
-    """Return the recipes that come with the package, by name."""
-    folder = Path(str(importlib.resources.files("configs"))) / "recipes"
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    return find_file(name, config_files("recipes"), "recipe")
 
 
 def pipeline_files() -> dict[str, Path]:
@@ -147,13 +132,9 @@ def stage_config(stage: str) -> type[Frozen]:
 
 def _compiled(pipeline: str, where: str) -> Path:
     """Return the compiled file of a pipeline, given by name or by the path of a YAML file."""
-    if _is_path(pipeline):
+    if is_path(pipeline):
         return Path(pipeline)
     known = pipeline_files()
     if pipeline not in known:
         raise UserError(f"{where}: pipeline: there is no '{pipeline}'; known: {', '.join(known)}.")
     return known[pipeline]
-
-
-def _is_path(name: str) -> bool:
-    return name.endswith((".yaml", ".yml")) or "/" in name

@@ -47,7 +47,7 @@ def test_help_imports_nothing_heavy(vila: Vila, arguments: list[str]):
     [
         (["runz"], "No such command 'runz'. Did you mean 'run'"),
         (["run", "quickstrat"], "did you mean 'quickstart'?"),
-        (["run", "missing.yaml"], "missing.yaml: there is no such recipe file"),
+        (["run", "missing.yaml"], "missing.yaml: there is no such file of a recipe"),
         (["run", "quickstart", "--runner", "docker"], "'docker' is not one of"),
         (["run", "quickstart", "--set", "sft.train.lrr=1"], "did you mean 'lr'?"),
         (["run", "quickstart", "--name", "a/b"], "--name 'a/b'"),

@@ -51,7 +51,7 @@ def test_a_mistake_in_the_file_is_told_with_the_file(recipe: Path):
     [
         ("quickstrat", "did you mean 'quickstart'?"),
         ("nothing-like-it", "known: quickstart"),
-        ("missing.yaml", "there is no such recipe file"),
+        ("missing.yaml", "there is no such file of a recipe"),
     ],
 )
 def test_an_unknown_recipe_is_told_with_the_nearest(name: str, message: str):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-import importlib.resources
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from vila_core.config import Frozen, read_yaml, validate
-from vila_core.errors import UserError
+from vila_ops.named import config_files, find_file
 
 _QUANTITY = re.compile(r"\d+(\.\d+)?(m|k|Ki|M|Mi|G|Gi|T|Ti|P|Pi)?")
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
@@ -220,26 +218,10 @@ def load_cluster(name: str) -> ClusterConfig:
 
     Raises UserError for an unknown name, key or value.
     """
-    path = find_cluster(name)
+    path = find_file(name, cluster_files(), "cluster")
     return validate(ClusterConfig, read_yaml(path), where=str(path))
-
-
-def find_cluster(name: str) -> Path:
-    """Return the file of a cluster given by name or path. Raises UserError with the nearest."""
-    if name.endswith((".yaml", ".yml")) or "/" in name:
-        path = Path(name)
-        if path.is_file():
-            return path
-        raise UserError(f"cluster {name}: there is no such file.")
-    known = cluster_files()
-    if name in known:
-        return known[name]
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(sorted(known))}."
-    raise UserError(f"there is no cluster '{name}'; {hint} (a path ending in .yaml works too)")
 
 
 def cluster_files() -> dict[str, Path]:
     """Return the cluster configs that come with the package, by name."""
-    folder = Path(str(importlib.resources.files("configs"))) / "clusters"
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    return config_files("clusters")

@@ -8,7 +8,6 @@ configs/ablations/sizes/<size>.yaml        a recipe's sections, and variants of 
 
 from __future__ import annotations
 
-import difflib
 import importlib.resources
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from pydantic import Field, model_validator
 
 from vila_core.config import Frozen, apply_overrides, read_yaml, validate
 from vila_core.errors import UserError
+from vila_ops.named import config_files, find_file
 
 STAGES = ("align", "pretrain", "sft")
 BASE = "base"
@@ -253,15 +253,15 @@ def load_plan(
     findings: dict[str, Finding] = {}
     places: dict[str, str] = {}
     for name in dict.fromkeys(names):
-        path = _find(name, finding_files(), "finding")
+        path = find_file(name, finding_files(), "finding")
         findings[path.stem] = validate(Finding, read_yaml(path), where=str(path))
         places[path.stem] = str(path)
-    path = _find(size, size_files(), "size")
+    path = find_file(size, size_files(), "size")
     values = read_yaml(path)
     chosen = validate(Size, values, where=str(path))
     if overrides:
         chosen = validate(Size, apply_overrides(values, overrides), where="--set")
-    shared = _folder() / "shared"
+    shared = Path(str(importlib.resources.files("configs"))) / "ablations" / "shared"
     measured = shared / f"{chosen.measures}.yaml"
     measures = validate(Measures, read_yaml(measured), where=str(measured))
     controls = None
@@ -290,28 +290,12 @@ def load_plan(
 
 def finding_files() -> dict[str, Path]:
     """Return the findings that come with the package, by name."""
-    return {path.stem: path for path in sorted(_folder().glob("*.yaml"))}
+    return config_files("ablations")
 
 
 def size_files() -> dict[str, Path]:
     """Return the sizes that come with the package, by name."""
-    return {path.stem: path for path in sorted((_folder() / "sizes").glob("*.yaml"))}
-
-
-def _folder() -> Path:
-    return Path(str(importlib.resources.files("configs"))) / "ablations"
-
-
-def _find(name: str, known: Mapping[str, Path], what: str) -> Path:
-    if name.endswith((".yaml", ".yml")) or "/" in name:
-        if Path(name).is_file():
-            return Path(name)
-        raise UserError(f"{name}: there is no such file of a {what}.")
-    if name in known:
-        return known[name]
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}."
-    raise UserError(f"there is no {what} '{name}'; {hint} (a path ending in .yaml works too)")
+    return config_files("ablations/sizes")
 
 
 def _meant(finding: Finding, without: Sequence[str], where: str) -> Finding:
