@@ -15,11 +15,12 @@ from typer.testing import CliRunner
 from tests.api_server import ApiServer
 from tests.cluster.complete import config_for, written
 from vila_ops.cli.cluster import app
-from vila_ops.cluster.apply import Applied, apply, missing_secrets, wait
+from vila_ops.cluster.apply import apply, missing_secrets, wait
 from vila_ops.cluster.config import ClusterConfig
 from vila_ops.cluster.connect import kubernetes_api
 from vila_ops.cluster.generate import generated
 from vila_ops.cluster.manifests import manifests
+from vila_ops.cluster.outcome import Done
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def job(image: str) -> dict[str, Any]:
     return {"apiVersion": "batch/v1", "kind": "Job", "metadata": meta, "spec": spec}
 
 
-def brought(config: ClusterConfig, *objects: dict[str, Any], **more: Any) -> list[Applied]:
+def brought(config: ClusterConfig, *objects: dict[str, Any], **more: Any) -> list[Done]:
     return list(apply(kubernetes_api(config), objects, **more))
 
 

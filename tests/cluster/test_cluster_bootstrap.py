@@ -27,7 +27,8 @@ from tests.cluster.scripted import Answer, Script, running
 from vila_core.errors import UserError
 from vila_ops.cli.cluster import app
 from vila_ops.cluster import s3
-from vila_ops.cluster.bootstrap import Done, Team, bootstrap, dvc_remote
+from vila_ops.cluster.bootstrap import Team, bootstrap, dvc_remote
+from vila_ops.cluster.outcome import Done
 from vila_ops.cluster.policies import bucket_policy, merged_policy, store_policy, team_policy
 
 

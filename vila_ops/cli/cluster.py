@@ -106,12 +106,13 @@ def apply(
     (Trainer, Kueue, Prometheus' operator) is skipped, and told. Exit code 1 when something was
     refused, a Secret is missing, or something is not ready in time.
     """
-    from vila_ops.cluster.apply import GOOD, Applied, missing_secrets
     from vila_ops.cluster.apply import apply as bring
+    from vila_ops.cluster.apply import missing_secrets
     from vila_ops.cluster.config import load_cluster
     from vila_ops.cluster.connect import kubernetes_api
     from vila_ops.cluster.generate import generated
     from vila_ops.cluster.manifests import manifests
+    from vila_ops.cluster.outcome import GOOD, Done
     from vila_ops.cluster.references import secrets_by_hand
 
     config = load_cluster(cluster)
@@ -119,9 +120,9 @@ def apply(
     by_hand = secrets_by_hand(wanted)
     api = kubernetes_api(config)
     wanted = generated(wanted, lambda namespace, name: _secret_data(api, namespace, name))
-    found: list[Applied] = []
+    found: list[Done] = []
 
-    def tell(each: Applied) -> None:
+    def tell(each: Done) -> None:
         found.append(each)
         if not json:
             _line(each.name, each.outcome, each.detail, each.fix)
@@ -181,9 +182,10 @@ def bootstrap(
     It may run again at any time. Exit code 1 when something failed.
     """
     from vila_ops.cluster import keys as keys_
-    from vila_ops.cluster.bootstrap import Done, Team, dvc_remote
+    from vila_ops.cluster.bootstrap import Team, dvc_remote
     from vila_ops.cluster.bootstrap import bootstrap as bring
     from vila_ops.cluster.config import load_cluster
+    from vila_ops.cluster.outcome import Done
 
     teams = [Team.parse(text) for text in team or []]
     if cluster is None:

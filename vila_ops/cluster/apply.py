@@ -6,7 +6,7 @@ import copy
 import functools
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from components.kube import objects
@@ -21,29 +21,15 @@ from components.kube.errors import (
 )
 from components.kube.kinds import PROVIDERS
 from vila_ops.cluster import pods
+from vila_ops.cluster.outcome import Done
 from vila_ops.cluster.symptoms import new_secret
 
 if TYPE_CHECKING:
     from kubernetes.client import ApiClient
 
 Object = dict[str, Any]
-GOOD = ("created", "changed", "unchanged", "replaced")
 _SERVER_OWN = ("managedFields", "resourceVersion", "generation", "uid", "creationTimestamp")
 _POLL_S = 2.0
-
-
-@dataclass(frozen=True)
-class Applied:
-    """What became of one object. `outcome` is one of GOOD, or `refused`, `skipped`, `missing`."""
-
-    name: str
-    outcome: str
-    detail: str = ""
-    fix: str = ""
-
-    def as_json(self) -> dict[str, Any]:
-        """Return it as a JSON-able mapping."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -60,7 +46,7 @@ class Progress:
 
 def apply(
     api: ApiClient, manifests: Sequence[Object], *, dry_run: bool = False, force: bool = False
-) -> Iterator[Applied]:
+) -> Iterator[Done]:
     """Yield what becomes of each object, in order; a refused one does not keep others back.
 
     Kinds that a CRD brings come last: whatever they lack, the rest is there. With `dry_run` the
@@ -74,14 +60,14 @@ def apply(
             done = _apply(api, manifest, dry_run=dry_run, force=force)
         except KindMissing as error:
             message, _, fix = str(error).partition("; fix: ")
-            done = Applied(name, "skipped", message, fix)
+            done = Done(name, "skipped", message, fix)
         except Absent as error:
             if not dry_run or manifest["metadata"].get("namespace") not in fresh:
-                done = Applied(name, "refused", str(error))
+                done = Done(name, "refused", str(error))
             else:
-                done = Applied(name, "created", "in a namespace that is new: not checked")
+                done = Done(name, "created", "in a namespace that is new: not checked")
         except Changed as error:
-            done = Applied(
+            done = Done(
                 name,
                 "refused",
                 f"somebody else manages what it sets: {error}",
@@ -91,7 +77,7 @@ def apply(
             if error.status in (0, 401):
                 raise
             message, _, fix = str(error).partition("; fix: ")
-            done = Applied(name, "refused", message, fix.rstrip("."))
+            done = Done(name, "refused", message, fix.rstrip("."))
         if manifest["kind"] == "Namespace" and done.outcome == "created":
             fresh.add(manifest["metadata"]["name"])
         yield done
@@ -99,7 +85,7 @@ def apply(
 
 def missing_secrets(
     api: ApiClient, needed: Mapping[tuple[str, str], Sequence[str]]
-) -> Iterator[Applied]:
+) -> Iterator[Done]:
     """Yield the Secrets that objects name, and that neither they nor the cluster provide."""
     for (namespace, name), keys in sorted(needed.items()):
         try:
@@ -110,7 +96,7 @@ def missing_secrets(
         if found is None or lacking:
             detail = f"lacks {', '.join(lacking)}" if found else "must be made by hand"
             fix = new_secret(namespace, name, sorted(keys))
-            yield Applied(f"Secret {namespace}/{name}", "missing", detail, fix)
+            yield Done(f"Secret {namespace}/{name}", "missing", detail, fix)
 
 
 def wait(
@@ -148,7 +134,7 @@ def title(manifest: Mapping[str, Any]) -> str:
     return f"{manifest['kind']} {where}{meta['name']}"
 
 
-def _apply(api: ApiClient, manifest: Object, *, dry_run: bool, force: bool) -> Applied:
+def _apply(api: ApiClient, manifest: Object, *, dry_run: bool, force: bool) -> Done:
     name, path = title(manifest), path_of(api, manifest)
     before = objects.find(api, path)
     try:
@@ -161,14 +147,14 @@ def _apply(api: ApiClient, manifest: Object, *, dry_run: bool, force: bool) -> A
             objects.delete(api, path)
             _gone(api, path)
             objects.apply(api, path, manifest, force=force)
-        return Applied(name, "replaced", "a Job can't be changed: made anew")
+        return Done(name, "replaced", "a Job can't be changed: made anew")
     if before is None:
-        return Applied(name, "created")
+        return Done(name, "created")
     changed = list(_differences(_bare(before), _bare(after)))
     if not changed:
-        return Applied(name, "unchanged")
+        return Done(name, "unchanged")
     more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
-    return Applied(name, "changed", ", ".join(changed[:3]) + more)
+    return Done(name, "changed", ", ".join(changed[:3]) + more)
 
 
 def path_of(api: ApiClient, manifest: Mapping[str, Any]) -> str:

@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vila_core.errors import UserError
 from vila_ops.cluster import s3
 from vila_ops.cluster.admin import Admin
+from vila_ops.cluster.outcome import Done
 from vila_ops.cluster.policies import (
     bucket_policy,
     merged_policy,
@@ -31,20 +32,6 @@ RULES = "vila-"
 UNFINISHED_DAYS = 7
 OLD_VERSIONS_DAYS = 30
 _MISSING = ("NoSuchLifecycleConfiguration", "NoSuchBucketPolicy", "NoSuchBucket")
-
-
-@dataclass(frozen=True)
-class Done:
-    """What became of one part. `outcome` is created, changed, unchanged, skipped or failed."""
-
-    name: str
-    outcome: str
-    detail: str = ""
-    fix: str = ""
-
-    def as_json(self) -> dict[str, Any]:
-        """Return it as a JSON-able mapping."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
