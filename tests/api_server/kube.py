@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import copy
 import itertools
-import json
 import re
 import threading
 import time
 import uuid
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 from tests.api_server.answers import Answer, Refused, Request, failure
 from tests.api_server.kinds import BUILT_IN, CUSTOM, Kinds, definition
+from tests.api_server.values import as_line, asked, at, bare, drop, leaves, merge, now, selected
 
 VALIDATED = "1.31"
 Key = tuple[str, str, str, str]  # group, plural, namespace ("" in cluster scope), name
@@ -75,7 +74,7 @@ class Kube:
                 for (_, _, space, _), value in sorted(self.objects.items())
                 if value["kind"] == kind
                 and namespace in ("", space)
-                and _selected(value, selector, "")
+                and selected(value, selector, "")
             ]
 
     def set_status(
@@ -114,8 +113,8 @@ class Kube:
                 "message": message,
                 "type": kind,
                 "count": 1,
-                "firstTimestamp": _now(),
-                "lastTimestamp": _now(),
+                "firstTimestamp": now(),
+                "lastTimestamp": now(),
                 "source": {"component": "tests"},
                 "reportingComponent": "",
                 "reportingInstance": "",
@@ -225,7 +224,7 @@ class Kube:
             return Answer(body=copy.deepcopy(old))
         value = request.json()
         if verb == "patch":
-            value = _merge(old, value)
+            value = merge(old, value)
         expected = value.get("metadata", {}).get("resourceVersion")
         if expected not in (None, old["metadata"]["resourceVersion"]):
             text = f'cannot be fulfilled on {key[1]} "{key[3]}": the object has been modified'
@@ -266,11 +265,11 @@ class Kube:
         manager = request.query.get("fieldManager", "")
         if not manager:
             raise Refused(failure(400, "BadRequest", "fieldManager is required for apply patch"))
-        mine = dict(_leaves({k: v for k, v in value.items() if k != "metadata"}))
+        mine = dict(leaves({k: v for k, v in value.items() if k != "metadata"}))
         taken = {
             path: owner
             for path, (owner, _) in self._owners[key].items()
-            if path in mine and owner != manager and _at(old, path) != mine[path]
+            if path in mine and owner != manager and at(old, path) != mine[path]
         }
         if taken and not _true(request.query, "force"):
             text = "; ".join(f'conflict with "{owner}": .{path}' for path, owner in taken.items())
@@ -278,9 +277,9 @@ class Kube:
         before = copy.deepcopy(old) if old else {}
         for path, (owner, _) in list(self._owners[key].items()):
             if owner == manager and path not in mine:
-                _drop(before, path)
-        merged = _merge(before, value)
-        unchanged = old is not None and _bare(merged) == _bare(old)
+                drop(before, path)
+        merged = merge(before, value)
+        unchanged = old is not None and bare(merged) == bare(old)
         if "dryRun" not in request.query:
             fields = self._owners[key]
             for path in [path for path, (owner, _) in fields.items() if owner == manager]:
@@ -316,7 +315,7 @@ class Kube:
         return sorted(
             other
             for other, value in self.objects.items()
-            if other[:2] == key[:2] and key[2] in ("", other[2]) and _asked(value, query)
+            if other[:2] == key[:2] and key[2] in ("", other[2]) and asked(value, query)
         )
 
     def _watch(self, query: Mapping[str, str], key: Key) -> Iterator[bytes]:
@@ -326,12 +325,12 @@ class Kube:
             seen = int(since)
             if seen and seen < self._oldest:
                 gone = failure(410, "Expired", f"too old resource version: {since}").body
-                yield _line({"type": "ERROR", "object": gone})
+                yield as_line({"type": "ERROR", "object": gone})
                 return
             if not seen:
                 seen = self._latest
                 for other in self._matching(key, query):
-                    yield _line({"type": "ADDED", "object": self.objects[other]})
+                    yield as_line({"type": "ADDED", "object": self.objects[other]})
         while True:
             with self._changed:
                 self._changed.wait_for(
@@ -342,8 +341,8 @@ class Kube:
                 seen = max([seen, *(event[0] for event in news)])
                 ended = self._closed or time.monotonic() >= deadline
             for _, kind, other, value in news:
-                if other[:2] == key[:2] and key[2] in ("", other[2]) and _asked(value, query):
-                    yield _line({"type": kind, "object": value})
+                if other[:2] == key[:2] and key[2] in ("", other[2]) and asked(value, query):
+                    yield as_line({"type": kind, "object": value})
             if ended:
                 return
 
@@ -447,7 +446,7 @@ class Kube:
         before = old["metadata"] if old else {}
         meta["uid"] = before.get("uid") or meta.get("uid") or str(uuid.uuid4())
         meta["creationTimestamp"] = (
-            before.get("creationTimestamp") or meta.get("creationTimestamp") or _now()
+            before.get("creationTimestamp") or meta.get("creationTimestamp") or now()
         )
         meta["resourceVersion"] = str(self._latest)
         if value["kind"] == "Pod":
@@ -475,7 +474,7 @@ class Kube:
     def _delete(self, key: Key) -> None:
         value = self.objects[key]
         if value["metadata"].get("finalizers"):
-            value["metadata"]["deletionTimestamp"] = _now()
+            value["metadata"]["deletionTimestamp"] = now()
             self._store(key, value, "MODIFIED")
             return
         self._remove(key)
@@ -542,85 +541,3 @@ def _check_schema(place: tuple[str, str], value: dict[str, Any]) -> None:
         name = value["metadata"].get("name")
         text = f'{value["kind"]} "{name}" is invalid: {where}: {error.message}'
         raise Refused(failure(422, "Invalid", text)) from None
-
-
-def _asked(value: dict[str, Any], query: Mapping[str, str]) -> bool:
-    return _selected(value, query.get("labelSelector", ""), query.get("fieldSelector", ""))
-
-
-def _selected(value: dict[str, Any], labels: str, fields: str) -> bool:
-    have = value["metadata"].get("labels") or {}
-    for term in filter(None, re.split(r",(?![^(]*\))", labels)):
-        if found := re.fullmatch(r"\s*(\S+)\s+(in|notin)\s+\((.*)\)\s*", term):
-            inside = have.get(found[1]) in [word.strip() for word in found[3].split(",")]
-            if inside != (found[2] == "in"):
-                return False
-        elif "!=" in term:
-            name, _, wanted = term.partition("!=")
-            if have.get(name) == wanted:
-                return False
-        elif "=" in term:
-            name, _, wanted = term.replace("==", "=").partition("=")
-            if have.get(name) != wanted:
-                return False
-        elif (term.lstrip("!") in have) == term.startswith("!"):
-            return False
-    for term in filter(None, fields.split(",")):
-        path, _, wanted = term.partition("=")
-        if str(_at(value, path.rstrip("!")) or "") == wanted.lstrip("="):
-            if path.endswith("!"):
-                return False
-        elif not path.endswith("!"):
-            return False
-    return True
-
-
-def _merge(old: Any, new: Any) -> Any:
-    """JSON merge patch (RFC 7386); lists of named entries are merged by name, as kubectl's are."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        result = dict(old)
-        for name, value in new.items():
-            if value is None:
-                result.pop(name, None)
-            else:
-                result[name] = _merge(old.get(name), value)
-        return result
-    return copy.deepcopy(new)
-
-
-def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict) and value:
-        for name, below in value.items():
-            yield from _leaves(below, f"{path}\0{name}" if path else name)
-    else:
-        yield path, value
-
-
-def _at(value: Any, path: str) -> Any:
-    for name in re.split(r"[\0.]" if "\0" not in path else "\0", path):
-        if not isinstance(value, dict):
-            return None
-        value = value.get(name)
-    return value
-
-
-def _drop(value: dict[str, Any], path: str) -> None:
-    *parents, leaf = path.split("\0")
-    for name in parents:
-        value = value.get(name) or {}
-    value.pop(leaf, None)
-
-
-def _bare(value: dict[str, Any]) -> dict[str, Any]:
-    """Return an object without what the server itself writes."""
-    own = ("uid", "creationTimestamp", "resourceVersion", "generation", "managedFields")
-    meta = {name: part for name, part in value.get("metadata", {}).items() if name not in own}
-    return {**value, "metadata": meta}
-
-
-def _line(value: Any) -> bytes:
-    return json.dumps(value).encode() + b"\n"
-
-
-def _now() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from tests.api_server import ApiServer
+from tests.cluster.ailing import Cluster
 from tests.cluster.places import Site, python_path
+from vila_ops.cluster.config import load_cluster
 
 pytest.importorskip("kubernetes", reason="the extra 'pipeline' is not installed")
 
@@ -55,3 +57,9 @@ def toys() -> None:
     import runpy
 
     runpy.run_path(str(Path(__file__).parents[1] / "ops" / "toys" / "sitecustomize.py"))
+
+
+@pytest.fixture
+def cluster(api_server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    monkeypatch.setenv("KUBECONFIG", str(api_server.kubeconfig(tmp_path / "config")))
+    return Cluster(api_server, load_cluster("gpu-cluster").model_copy(update={"context": "test"}))

@@ -23,6 +23,23 @@ from tests.api_server import ApiServer
 
 JOB, POD = ("trainer.kubeflow.org/v1alpha1", "TrainJob"), ("v1", "Pod")
 SPACE = "vila"
+PLACE: dict[str, Any] = {
+    "namespace": SPACE,
+    "runtime": "vila-torch",
+    "image": "registry.example/train:1",
+    "service_account": "vila-step",
+    "queue": "vila",
+    "resources": {"limits": {"nvidia.com/gpu": "8"}, "requests": {"nvidia.com/gpu": "8"}},
+    "env": [{"name": "HF_HUB_OFFLINE", "value": "1"}],
+    "pod": {
+        "nodeSelector": {"pool": "gpu"},
+        "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
+        "volumes": [{"name": "shm", "emptyDir": {"medium": "Memory"}}],
+        "securityContext": {"fsGroup": 10001},
+        "priorityClassName": "vila-training",
+    },
+    "volume_mounts": [{"name": "shm", "mountPath": "/dev/shm"}],
+}
 
 
 class FakeTrainer:
