@@ -55,7 +55,9 @@ def test_it_ends_with_the_exit_code_of_its_command_and_writes_it_down(
 
 
 def test_it_passes_a_signal_on_to_all_that_the_command_started(guarded: Guarded):
-    script = "trap 'echo heard; exit 3' TERM; sleep 60 & echo ready; wait"
+    # A shell's child that is not a sleeper yet would take the signal for the shell, and lose it.
+    begun = 'until [ "$(cat /proc/$!/comm)" = sleep ]; do :; done'
+    script = f"trap 'echo heard; exit 3' TERM; sleep 60 & {begun}; echo ready; wait"
     process = guarded.start("sh", "-c", script)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
