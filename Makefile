@@ -25,11 +25,11 @@ $(VENV)/pip.stamp:
 	@touch $@
 
 $(VENV)/run.stamp: $(VENV)/pip.stamp pyproject.toml constraints.txt
-	$(PIP) install -q $(PIP_ARGS) -c constraints.txt -e '.[train,lora,languages,pipeline,eval]'
+	$(PIP) install -q $(PIP_ARGS) -c constraints.txt -e '.[train,lora,languages,pipeline,eval,signing]'
 	@touch $@
 
 $(VENV)/dev.stamp: $(VENV)/run.stamp
-	$(PIP) install -q $(PIP_ARGS) -c constraints.txt -e '.[train,lora,languages,pipeline,eval,captions,harness,web,versioning,dev]'
+	$(PIP) install -q $(PIP_ARGS) -c constraints.txt -e '.[train,lora,languages,pipeline,eval,captions,harness,web,signing,sigstore,versioning,dev]'
 	@touch $@
 
 setup: $(VENV)/dev.stamp  ## install everything for development into .venv
@@ -70,7 +70,7 @@ images-base:  ## make a stand-in for python:3.11-slim from Debian's packages (ro
 
 wheels: $(VENV)/pip.stamp  ## put what images hold into build/wheels, to build where there is no index
 	$(PIP) wheel -q $(PIP_ARGS) -c constraints.txt -w build/wheels setuptools wheel tokenizers transformers \
-	  '.[train,lora,languages,pipeline,eval,harness,web]'
+	  '.[train,lora,languages,pipeline,eval,harness,web,signing]'
 	@rm -rf build/lib build/bdist.* build/wheels/vila_platform-*.whl
 
 bench: $(VENV)/dev.stamp  ## measure; results go to build/bench as JSON
@@ -79,7 +79,7 @@ bench: $(VENV)/dev.stamp  ## measure; results go to build/bench as JSON
 
 lock: $(VENV)/pip.stamp  ## renew constraints.txt from the ranges in pyproject.toml
 	$(PYTHON) -m venv build/lock
-	build/lock/bin/python -m pip install -q $(PIP_ARGS) -e '.[train,lora,languages,pipeline,eval,captions,harness,web,versioning,dev]'
+	build/lock/bin/python -m pip install -q $(PIP_ARGS) -e '.[train,lora,languages,pipeline,eval,captions,harness,web,signing,sigstore,versioning,dev]'
 	build/lock/bin/python -m pip freeze --exclude-editable | sed -E 's/\+cpu$$//' > constraints.txt
 	rm -rf build/lock
 

@@ -21,7 +21,7 @@ COPY --from=needs /needs.toml pyproject.toml
 RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
     --mount=type=secret,id=ca_bundle,target=/run/secrets/ca_bundle \
     --mount=type=bind,from=wheels,target=/wheels \
-    PIP_ARGS="$PIP_ARGS" python install.py --extras pipeline,web
+    PIP_ARGS="$PIP_ARGS" python install.py --extras pipeline,web,signing
 COPY LICENSE NOTICE README.md constraints.txt pyproject.toml /opt/vila/
 COPY vila_core /opt/vila/vila_core
 COPY components /opt/vila/components

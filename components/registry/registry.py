@@ -11,7 +11,6 @@ there for other programs. The history is the truth: what a crash left behind the
 from __future__ import annotations
 
 import difflib
-import getpass
 import json
 import re
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from components.registry.users import user_name
 from vila_core.errors import AlreadyExists, Conflict, Damaged, NotFound, UserError
 from vila_core.jsonio import digest, dumps
 from vila_core.store import ArtifactRef, Store, ref_of
@@ -129,7 +129,7 @@ class Registry:
                 **version.as_json(),
                 "number": number,
                 "created_at": _now(),
-                "created_by": _user(),
+                "created_by": user_name(),
             }
             try:
                 place = _place(version.model, "versions", number)
@@ -173,7 +173,7 @@ class Registry:
                 alias=alias,
                 before=before,
                 after=to,
-                who=_user(),
+                who=user_name(),
                 when=_now(),
                 why=why,
                 evidence=dict(evidence or {}),
@@ -243,13 +243,6 @@ def _hint(name: str, known: Any) -> str:
     if close:
         return f"; did you mean '{close[0]}'?"
     return f"; there are: {', '.join(sorted(known))}." if known else "; there are none yet."
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user without a name
-        return "unknown"
 
 
 def _now() -> str:

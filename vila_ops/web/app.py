@@ -8,18 +8,21 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
 from vila_core import __version__
 from vila_core.errors import NotFound, StoreError, UserError
 from vila_core.store import Store
+from vila_ops.web.api import Problem
 from vila_ops.web.guard import Guard
 from vila_ops.web.pages import page
 from vila_ops.web.routes import health, login, metrics, run, runs
 from vila_ops.web.tokens import Tokens
 from vila_ops.web.watch import Watch
 
+API = "/api/v1"
 HERE = Path(__file__).parent
 
 log = logging.getLogger("vila.dashboard")
@@ -40,7 +43,7 @@ def create_app(store: Store, tokens: Tokens | None = None) -> FastAPI:
         version=__version__,
         docs_url=None,
         redoc_url=None,
-        openapi_url=None,
+        openapi_url=f"{API}/openapi.json",
         lifespan=lifespan,
     )
     app.state.watch = watch
@@ -79,4 +82,6 @@ def _broken(request: Request, error: Exception) -> Response:
 
 
 def _message(request: Request, code: int, title: str, text: str) -> Response:
+    if request.url.path.startswith(f"{API}/"):
+        return JSONResponse(Problem(error=title, detail=text).model_dump(), code)
     return page(request, "message.html", code=code, title=title, text=text)

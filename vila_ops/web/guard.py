@@ -12,6 +12,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from components.registry.users import user_name
+from vila_ops.web.roles import Role, Viewer
 from vila_ops.web.tokens import Tokens
 
 COOKIE = "vila_session"
@@ -20,8 +22,8 @@ STATIC = "/static/"
 
 HEADERS = {
     "Content-Security-Policy": (
-        "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; "
-        "base-uri 'none'; frame-ancestors 'none'"
+        "default-src 'none'; script-src 'self'; connect-src 'self'; style-src 'self'; "
+        "img-src 'self' data: blob:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
     ),
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -46,6 +48,7 @@ class Guard:
         self._app = app
         self._tokens = tokens
         self._broken = broken
+        self._owner = Viewer(user_name(), Role.admin)  # who reaches a loopback address
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or pass the request on with `request.state.viewer` set."""
@@ -80,7 +83,7 @@ class Guard:
             if not is_loopback(request.url.hostname or ""):
                 text = "without tokens only this machine is answered: open http://127.0.0.1 instead"
                 return PlainTextResponse(f"{text}\n", 421)
-            state["viewer"] = None
+            state["viewer"] = self._owner
             return None
         state["viewer"] = viewer = self._viewer(request)
         if viewer is not None or path in OPEN or path.startswith(STATIC):
@@ -91,12 +94,14 @@ class Guard:
         headers = {"WWW-Authenticate": "Bearer"}
         return PlainTextResponse("a token is needed: Authorization: Bearer TOKEN\n", 401, headers)
 
-    def _viewer(self, request: Request) -> str | None:
+    def _viewer(self, request: Request) -> Viewer | None:
         assert self._tokens is not None
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer":
-            return self._tokens.name_of(token.strip())
-        return self._tokens.name_of_session(request.cookies.get(COOKIE, ""))
+            name = self._tokens.name_of(token.strip())
+        else:
+            name = self._tokens.name_of_session(request.cookies.get(COOKIE, ""))
+        return None if name is None else Viewer(name, Role.viewer)
 
 
 def is_loopback(host: str) -> bool:

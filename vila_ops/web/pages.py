@@ -16,6 +16,7 @@ from markupsafe import Markup
 
 from vila_core.errors import StoreError
 from vila_ops.cli.render import duration
+from vila_ops.web.roles import Role
 from vila_ops.web.watch import Watch
 
 
@@ -29,6 +30,8 @@ def page(request: Request, template: str, *, code: int = 200, **values: Any) -> 
             **values,
             store=watch.store.uri,
             viewer=getattr(request.state, "viewer", None),
+            guarded=request.app.state.tokens is not None,
+            Role=Role,
             csrf=csrf(request),
         )
     )

@@ -28,7 +28,7 @@ TASK_STATUSES = (
 )
 BUCKETS = (1, 10, 60, 600, 3600, 21600, 86400)
 
-router = APIRouter()
+router = APIRouter(include_in_schema=False)
 
 Labels = Mapping[str, str]
 Sample = tuple[str, Labels, float]  # what follows the family's name, labels, value

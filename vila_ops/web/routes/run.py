@@ -20,7 +20,7 @@ from vila_ops.web.watch import Watch
 
 MOST_CURVES = 12
 
-router = APIRouter()
+router = APIRouter(include_in_schema=False)
 
 
 @dataclass(frozen=True)

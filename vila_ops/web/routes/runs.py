@@ -22,7 +22,7 @@ SORTS: dict[str, Callable[[RunRow], Any]] = {
     "tasks": lambda row: row.done / max(1, len(row.tasks)),
 }
 
-router = APIRouter()
+router = APIRouter(include_in_schema=False)
 
 
 @router.get("/")
