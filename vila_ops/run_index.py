@@ -249,7 +249,7 @@ class RunIndex:
             for run_id in wanted
             if run_id not in self._fresh and not self._entries[run_id].proof.get("final")
         ]
-        holds = _side_by_side(self._store, self._holds, doubtful)
+        holds = side_by_side(self._store, self._holds, doubtful)
         self._read([run_id for run_id, held in zip(doubtful, holds, strict=True) if not held])
         return [self._entries[run_id].row for run_id in wanted if run_id in self._entries]
 
@@ -260,13 +260,13 @@ class RunIndex:
         if "unchanged" in proof:
             here = platform.node()
             judged = proof["judged_on"] == here or proof["driver_on"] != here
-            return judged and _fingerprint(self._store, run_id) == proof["unchanged"]
+            return judged and record_fingerprint(self._store, run_id) == proof["unchanged"]
         return False
 
     def _read(self, run_ids: list[str]) -> None:
         """Read records anew; what is no run leaves the index."""
         for run_id, read in zip(
-            run_ids, _side_by_side(self._store, self._read_one, run_ids), strict=True
+            run_ids, side_by_side(self._store, self._read_one, run_ids), strict=True
         ):
             self._entries.pop(run_id, None)
             if isinstance(read, str):
@@ -284,7 +284,7 @@ class RunIndex:
         try:
             end = self._store.etag(f"runs/{run_id}/end.json")
             # Of a run that did not end, everything may count; of others nothing more is asked.
-            whole = _fingerprint(self._store, run_id) if end is None else None
+            whole = record_fingerprint(self._store, run_id) if end is None else None
             record = RunRecord.load(self._store, run_id)
             view = make_view(record)
             row = _row(view)
@@ -302,7 +302,7 @@ class RunIndex:
         return row, proof if whole else {}, None
 
 
-def _fingerprint(store: Store, run_id: str) -> str:
+def record_fingerprint(store: Store, run_id: str) -> str:
     """Return what stays the same exactly while nothing in a run's record changes."""
     folder = store.local_path(f"runs/{run_id}")
     if folder is None:
@@ -317,7 +317,7 @@ def _fingerprint(store: Store, run_id: str) -> str:
     return digest(sorted(found))
 
 
-def _side_by_side(
+def side_by_side(
     store: Store, ask: Callable[[Item], Answer], items: list[Item]
 ) -> Sequence[Answer]:
     """Return the answers in order; a remote store is asked for several at a time."""
