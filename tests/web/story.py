@@ -20,6 +20,7 @@ from safetensors.numpy import save_file
 from components.registry import Registry, Version
 from components.runtime import record
 from vila_core.eval.items import EvalSet, Item, eval_folders, load_eval_set
+from vila_core.eval.prompts import make_prompt
 from vila_core.eval.records import BLIND, SEEN, Record, ordered, summarise
 from vila_core.jsonio import digest, dumps
 from vila_core.stages import prepare
@@ -293,7 +294,7 @@ def _record(
         type=item.type,
         shots=shots,
         condition=condition,
-        prompt_digest=digest([item.key, shots]),
+        prompt_digest=make_prompt(item, shots, task.settings.stop).digest(),
         answer=said,
         finished=True,
         reference=item.case.answer,

@@ -15,10 +15,11 @@ from starlette.exceptions import HTTPException
 from vila_core import __version__
 from vila_core.errors import NotFound, StoreError, UserError
 from vila_core.store import Store
+from vila_ops.samples import Samples
 from vila_ops.web.api import Problem
 from vila_ops.web.guard import Guard
 from vila_ops.web.pages import page
-from vila_ops.web.routes import health, login, metrics, run, runs
+from vila_ops.web.routes import health, login, metrics, run, runs, samples
 from vila_ops.web.tokens import Tokens
 from vila_ops.web.watch import Watch
 
@@ -48,8 +49,9 @@ def create_app(store: Store, tokens: Tokens | None = None) -> FastAPI:
     )
     app.state.watch = watch
     app.state.tokens = tokens
+    app.state.samples = Samples(store)
     app.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
-    for routes in (runs, run, login, health, metrics):
+    for routes in (runs, run, login, health, metrics, samples):
         app.include_router(routes.router)
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(NotFound, _not_found)
