@@ -1,5 +1,6 @@
 """Versions of models that never change, aliases that move, and the history of who moved them."""
 
-from components.registry.registry import AliasMove, Registry, Version
+from components.registry.records import HistoryEntry, Version
+from components.registry.registry import Registry
 
-__all__ = ["AliasMove", "Registry", "Version"]
+__all__ = ["HistoryEntry", "Registry", "Version"]

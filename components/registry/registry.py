@@ -1,7 +1,7 @@
 """The registry, kept in the store.
 
     registry/<model>/versions/<n>.json    create-only; n counts up
-    registry/<model>/aliases/<alias>.json {"version", "move"}; changed by compare-and-swap
+    registry/<model>/aliases/<alias>.json {"version", "seq"}; changed by compare-and-swap
     registry/<model>/history/<seq>.json   create-only; each entry holds the digest of the one before
 
 A move is first written to the history (who gets the number wins), then to the alias file, which is
@@ -14,60 +14,18 @@ import difflib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+from components.registry.history import entry_place, last_decision, numbers_in, read_history
+from components.registry.records import MOVES, NOTES, HistoryEntry, Version, read_version
 from components.registry.users import user_name
-from vila_core.errors import AlreadyExists, Conflict, Damaged, NotFound, UserError
-from vila_core.jsonio import digest, dumps
-from vila_core.store import ArtifactRef, Store, ref_of
+from vila_core.errors import AlreadyExists, Conflict, NotFound, UserError
+from vila_core.jsonio import dumps
+from vila_core.store import Store, ref_of
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-
-
-@dataclass(frozen=True)
-class Version:
-    """One registered model. `evidence` holds the gates' verdicts, `lineage` the tasks behind it."""
-
-    model: str
-    number: int
-    artifact: ArtifactRef
-    run_id: str
-    key: str
-    metrics: Mapping[str, float]
-    evidence: Mapping[str, Any]
-    lineage: Mapping[str, Any]
-    created_at: str = ""
-    created_by: str = ""
-
-    @property
-    def name(self) -> str:
-        """`model@number`, as commands take it."""
-        return f"{self.model}@{self.number}"
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the version as a JSON-able mapping."""
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class AliasMove:
-    """One entry of the history: `alias` went from version `before` (None: new) to `after`."""
-
-    seq: int
-    alias: str
-    before: int | None
-    after: int
-    who: str
-    when: str
-    why: str
-    evidence: Mapping[str, Any] = field(default_factory=dict)
-    previous: str = ""  # digest of the entry before; "" for the first
-
-    def digest(self) -> str:
-        """Return the digest that the next entry holds."""
-        return digest(asdict(self))
 
 
 class Registry:
@@ -82,17 +40,17 @@ class Registry:
 
     def versions(self, model: str) -> list[Version]:
         """Return all versions of a model, oldest first; none for an unknown model."""
-        return [self.version(model, number) for number in self._numbers(model, "versions")]
+        return [self.version(model, number) for number in self._numbers(model)]
 
     def version(self, model: str, number: int) -> Version:
-        """Return one version. Raises UserError when there is none."""
+        """Return one version. Raises UserError when there is none, Damaged for a bad record."""
+        place = _place(model, number)
         try:
-            value = json.loads(self._store.read(_place(model, "versions", number)))
+            version = read_version(self._store.read(place), place, model, number)
         except NotFound:
-            known = ", ".join(str(n) for n in self._numbers(model, "versions")) or "none"
+            known = ", ".join(str(n) for n in self._numbers(model)) or "none"
             raise UserError(f"{model}@{number}: no such version; versions: {known}.") from None
-        value["artifact"] = ref_of(self._store, value["artifact"]["sha256"])
-        return Version(**value)
+        return replace(version, artifact=ref_of(self._store, version.artifact.sha256))
 
     def resolve(self, name: str) -> Version:
         """Return the version meant by `model@number` or `model@alias`.
@@ -106,7 +64,7 @@ class Registry:
             raise UserError(
                 f"{name}: no model '{model}' is registered{_hint(model, self.models())}"
             )
-        if rest.isdigit():
+        if rest.isascii() and rest.isdigit() and len(rest) < 13:
             return self.version(model, int(rest))
         aliases = self.aliases(model)
         if rest not in aliases:
@@ -125,22 +83,17 @@ class Registry:
                 if (earlier.run_id, earlier.key) == (version.run_id, version.key):
                     return earlier
             number = known[-1].number + 1 if known else 1
-            value = {
-                **version.as_json(),
-                "number": number,
-                "created_at": _now(),
-                "created_by": user_name(),
-            }
+            made = replace(version, number=number, created_at=_now(), created_by=user_name())
             try:
-                place = _place(version.model, "versions", number)
-                self._store.write(place, _json(value), create_only=True)
+                place = _place(version.model, number)
+                self._store.write(place, _json(made.as_json()), create_only=True)
             except AlreadyExists:
                 continue  # somebody took the number
             return self.version(version.model, number)
 
     def aliases(self, model: str) -> dict[str, int]:
         """Return the version number that each alias of a model stands at."""
-        return {move.alias: move.after for move in self.history(model)}
+        return {alias: entry.version for alias, entry in _standing(self.history(model)).items()}
 
     def move(
         self,
@@ -149,86 +102,146 @@ class Registry:
         to: int,
         *,
         why: str,
+        who: str | None = None,
+        kind: str = "promote",
         evidence: Mapping[str, Any] | None = None,
+        forced: bool = False,
         expected: int | str | None = "any",
-    ) -> AliasMove:
+    ) -> HistoryEntry:
         """Point an alias at a version and write the history.
 
         `expected` is the version that the caller believes the alias stands at (None: at none yet);
         "any" moves it from wherever it is. Raises Conflict when it stands elsewhere, UserError for
-        an unknown version or a name that is none.
+        an unknown version, a name that is none, a version that was rejected and not approved since
+        (unless `forced`), and for a rollback or a forced move without a reason.
         """
+        if kind not in MOVES:
+            raise ValueError(f"kind '{kind}' moves no alias")
         _check_name(alias, "an alias")
+        if kind == "rollback" or forced:
+            _check_reason(why, f"{model}@{alias}", "a rollback" if kind == "rollback" else "force")
         self.version(model, to)
         while True:
             history = self.history(model)
-            before = _standing(history, alias)
+            standing = _standing(history)
+            before = standing[alias].version if alias in standing else None
             if expected != "any" and before != expected:
                 raise Conflict(
                     f"{model}@{alias} stands at version {before}, not {expected}: "
                     "somebody else moved it; look again and decide again."
                 )
-            move = AliasMove(
-                seq=history[-1].seq + 1 if history else 1,
+            decision = last_decision(history, to)
+            if decision and decision.kind == "reject" and not forced:
+                raise UserError(
+                    f"{model}@{to} was rejected by {decision.who}: {decision.why}\n"
+                    f"  fix: vila registry approve {model}@{to} --why …, or another version."
+                )
+            entry = HistoryEntry(
+                seq=len(history) + 1,
+                kind=kind,
+                version=to,
                 alias=alias,
                 before=before,
-                after=to,
-                who=user_name(),
+                who=who or user_name(),
+                when=_now(),
+                why=why,
+                evidence=dict(evidence or {}),
+                forced=forced,
+                previous=history[-1].digest() if history else "",
+            )
+            if self._append(model, entry):
+                for latest in {**standing, alias: entry}.values():
+                    self._follow(model, latest)
+                return entry
+
+    def note(
+        self,
+        model: str,
+        kind: str,
+        version: int,
+        *,
+        why: str,
+        who: str | None = None,
+        evidence: Mapping[str, Any] | None = None,
+        alias: str | None = None,
+    ) -> HistoryEntry:
+        """Write an approval or a rejection of a version into the history; no alias moves.
+
+        `alias` limits it to promotions to that alias. Raises UserError for an unknown version and
+        without a reason.
+        """
+        if kind not in NOTES:
+            raise ValueError(f"kind '{kind}' is not one of {', '.join(NOTES)}")
+        _check_reason(why, f"{model}@{version}", f"to {kind} a version")
+        self.version(model, version)
+        while True:
+            history = self.history(model)
+            entry = HistoryEntry(
+                seq=len(history) + 1,
+                kind=kind,
+                version=version,
+                alias=alias,
+                before=None,
+                who=who or user_name(),
                 when=_now(),
                 why=why,
                 evidence=dict(evidence or {}),
                 previous=history[-1].digest() if history else "",
             )
-            try:
-                place = _place(model, "history", move.seq)
-                self._store.write(place, _json(asdict(move)), create_only=True)
-            except AlreadyExists:
-                continue  # another move came first: judge the new state
-            latest = {entry.alias: entry for entry in [*history, move]}
-            for entry in latest.values():
-                self._follow(model, entry)
-            return move
+            if self._append(model, entry):
+                return entry
 
-    def history(self, model: str) -> list[AliasMove]:
-        """Return all moves, oldest first. Raises Damaged when the chain is broken."""
-        moves = [
-            AliasMove(**json.loads(self._store.read(_place(model, "history", number))))
-            for number in self._numbers(model, "history")
-        ]
-        digests = ["", *(move.digest() for move in moves)]
-        for number, (move, previous) in enumerate(zip(moves, digests, strict=False), start=1):
-            if move.previous != previous or move.seq != number:
-                raise Damaged(
-                    f"registry/{model}/history: entry {move.seq} does not follow the one before; "
-                    "an entry was changed or removed."
-                )
-        return moves
+    def history(self, model: str) -> list[HistoryEntry]:
+        """Return all entries, oldest first. Raises Damaged when the chain is broken."""
+        return read_history(self._store, model)
 
-    def _follow(self, model: str, move: AliasMove) -> None:
-        """Bring the alias up to a move, unless it is there or past it."""
-        place = f"registry/{model}/aliases/{move.alias}.json"
+    def _append(self, model: str, entry: HistoryEntry) -> bool:
+        """Write the next entry; return False if somebody else's came first."""
+        try:
+            place = entry_place(model, entry.seq)
+            self._store.write(place, _json(entry.record()), create_only=True)
+        except AlreadyExists:
+            return False  # the new state must be judged
+        return True
+
+    def _follow(self, model: str, entry: HistoryEntry) -> None:
+        """Bring the alias up to an entry, unless it is there or past it."""
+        place = f"registry/{model}/aliases/{entry.alias}.json"
+        value = _json({"version": entry.version, "seq": entry.seq})
         while True:
             tag = self._store.etag(place)
-            if tag is not None and json.loads(self._store.read(place))["seq"] >= move.seq:
+            if tag is not None and _seq(self._store.read(place)) >= entry.seq:
                 return
             try:
-                value = {"version": move.after, "seq": move.seq}
-                self._store.swap(place, _json(value), expected=tag)
+                self._store.swap(place, value, expected=tag)
             except Conflict:
                 continue
             return
 
-    def _numbers(self, model: str, kind: str) -> list[int]:
-        names = self._store.children(f"registry/{model}/{kind}")
-        return sorted(int(name.removesuffix(".json")) for name in names)
+    def _numbers(self, model: str) -> list[int]:
+        return numbers_in(self._store.children(f"registry/{model}/versions"))
 
 
-def _standing(history: list[AliasMove], alias: str) -> int | None:
-    return next((move.after for move in reversed(history) if move.alias == alias), None)
+def _standing(history: list[HistoryEntry]) -> dict[str, HistoryEntry]:
+    """Return the entry that each alias stands by."""
+    return {entry.alias: entry for entry in history if entry.moves and entry.alias}
 
 
-def _place(model: str, kind: str, number: int) -> str:
-    return f"registry/{model}/{kind}/{number}.json"
+def _seq(alias: bytes) -> int:
+    """Return the entry that an alias file was written for; 0 for a file that is none."""
+    try:
+        return int(json.loads(alias)["seq"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return 0
+
+
+def _place(model: str, number: int) -> str:
+    return f"registry/{model}/versions/{number}.json"
+
+
+def _check_reason(why: str, name: str, what: str) -> None:
+    if not why.strip():
+        raise UserError(f"{name}: {what} needs a reason; fix: --why TEXT.")
 
 
 def _check_name(name: str, what: str) -> None:

@@ -79,6 +79,8 @@ def run(
             metrics=metrics,
             evidence=evidence,
             lineage=lineage_of(services),
+            results=services.inputs["results"].sha256,
+            baseline=services.inputs["baseline"].sha256,
         )
     )
     for verdict in verdicts:

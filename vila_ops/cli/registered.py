@@ -46,15 +46,21 @@ def print_version(name: str, version: Mapping[str, Any]) -> None:
     out.print(table)
 
 
-def print_history(moves: Sequence[Mapping[str, Any]]) -> None:
-    """Print who moved which alias, when and why."""
-    if not moves:
+def print_history(entries: Sequence[Mapping[str, Any]]) -> None:
+    """Print who moved which alias or judged which version, when and why."""
+    if not entries:
         return
-    table = _table("alias", "from", "to", "when", "who", "why")
-    for move in moves:
-        before = "-" if move["before"] is None else str(move["before"])
-        when = _minute(move["when"])
-        table.add_row(move["alias"], before, str(move["after"]), when, move["who"], move["why"])
+    table = _table("what", "alias", "from", "to", "when", "who", "why")
+    for entry in entries:
+        table.add_row(
+            entry["kind"] + (" (forced)" if entry["forced"] else ""),
+            entry["alias"] or "-",
+            "-" if entry["before"] is None else str(entry["before"]),
+            str(entry["version"]),
+            _minute(entry["when"]),
+            entry["who"],
+            entry["why"],
+        )
     out = console()
     out.print()
     out.print(table)

@@ -77,14 +77,12 @@ def _open(uri: str) -> Registry:
 
 
 def _model(registry: Registry, model: str) -> dict[str, Any]:
-    from dataclasses import asdict
-
     aliases = registry.aliases(model)
     return {
         "model": model,
         "aliases": aliases,
         "versions": [_row(version, aliases) for version in reversed(registry.versions(model))],
-        "history": [asdict(move) for move in registry.history(model)],
+        "history": [entry.as_json() for entry in registry.history(model)],
     }
 
 
