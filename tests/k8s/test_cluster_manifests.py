@@ -194,14 +194,17 @@ def test_two_namespaces_with_different_values_are_told() -> None:
 
 
 def test_the_dashboard_takes_the_token_that_is_made(tmp_path: Path) -> None:
+    from vila_ops.web.roles import Role, Viewer
     from vila_ops.web.tokens import Tokens
 
     made = secrets(generated(objects("kind"), lambda namespace, name: None))
     data = made["vila", "vila-dashboard-tokens"]
     (tmp_path / "tokens").write_text(data["tokens"])
     tokens = Tokens(tmp_path / "tokens")
-    assert tokens.name_of(data["token"]) == "admin"
-    assert tokens.name_of("another") is None
+    found = tokens.of(data["token"])
+    assert found is not None
+    assert found.viewer == Viewer("admin", Role.admin)
+    assert tokens.of("another") is None
     assert data["token"] not in data["tokens"]
 
 

@@ -12,12 +12,15 @@ from pathlib import Path
 import pytest
 from dashboards import client_of
 from made_runs import write_run
+from starlette.requests import Request
 from starlette.testclient import TestClient
 
 from vila_core.errors import UserError
 from vila_core.store import Store
-from vila_ops.web import tokens as tokens_module
-from vila_ops.web.guard import COOKIE, is_loopback
+from vila_ops.web.access import COOKIE, Access
+from vila_ops.web.guard import is_loopback
+from vila_ops.web.roles import Role, Viewer
+from vila_ops.web.sessions import HOURS
 from vila_ops.web.tokens import Tokens, make_token
 
 HTML = {"accept": "text/html"}
@@ -38,6 +41,12 @@ def token(file: Path) -> str:
 def client(folder_store: Store, file: Path, token: str) -> TestClient:
     write_run(folder_store, "toy-1129-101010-aaaa")
     return client_of(folder_store, Tokens(file), OUTSIDE)
+
+
+def name_of(access: Access, cookie: str) -> str | None:
+    headers = [(b"cookie", f"{COOKIE}={cookie}".encode())]
+    viewer = access.of_session(Request({"type": "http", "scheme": "http", "headers": headers}))
+    return viewer.name if viewer else None
 
 
 def form_token(client: TestClient, path: str) -> str:
@@ -94,12 +103,21 @@ def test_the_cookie_is_kept_from_scripts_and_other_sites(client: TestClient, tok
     assert "SameSite=strict" in cookie
     assert "Secure" not in cookie
     assert token not in cookie
-    secure = client.post(
-        "/login",
-        data={"token": token, "csrf": form_token(client, "/login")},
-        headers={"x-forwarded-proto": "https"},
-    )
-    assert "Secure" in secure.headers["set-cookie"]
+    # Over TLS, or behind a proxy that ends it: a name that no other host and no plain HTTP can set.
+    safe = TestClient(client.app, base_url="https://vila.example.org", follow_redirects=False)
+    log_in(safe, token)
+    fields = {"token": token, "csrf": form_token(safe, "/login")}
+    for cookie in safe.post("/login", data=fields).headers.get_list("set-cookie"):
+        assert cookie.startswith("__Host-vila_")
+        assert {"Secure", "HttpOnly", "Path=/"} <= set(cookie.split("; "))
+    assert safe.get("/", headers=HTML).status_code == 200
+    tossed = safe.cookies["__Host-vila_session"]
+    other = TestClient(client.app, base_url="https://vila.example.org", follow_redirects=False)
+    other.cookies.set(COOKIE, tossed)
+    assert other.get("/", headers=HTML).status_code == 303, "set by plain HTTP, or by a neighbour"
+    assert form_token(client, "/login")
+    proxied = {"x-forwarded-proto": "https"}
+    assert "Secure" in client.get("/login", headers=proxied).headers["set-cookie"]
 
 
 def test_a_wrong_token_is_told_and_begins_nothing(client: TestClient) -> None:
@@ -107,7 +125,7 @@ def test_a_wrong_token_is_told_and_begins_nothing(client: TestClient) -> None:
     answer = client.post("/login", data=fields)
     assert answer.status_code == 403
     assert "not known" in answer.text
-    assert "set-cookie" not in answer.headers
+    assert COOKIE not in client.cookies
 
 
 def test_forms_of_other_pages_are_refused(client: TestClient, token: str) -> None:
@@ -116,6 +134,11 @@ def test_forms_of_other_pages_are_refused(client: TestClient, token: str) -> Non
     good = {"token": token, "csrf": form_token(client, "/login")}
     crossed = client.post("/login", data=good, headers={"sec-fetch-site": "cross-site"})
     assert crossed.status_code == 403
+    for origin in ("http://evil.example", "null", "http://vila.example.org.evil.example"):
+        assert client.post("/login", data=good, headers={"origin": origin}).status_code == 403
+    visitor = TestClient(client.app, base_url=OUTSIDE, follow_redirects=False)
+    form_token(visitor, "/login")
+    assert visitor.post("/login", data=good).status_code == 403, "of another browser's form"
     before = good["csrf"]
     log_in(client, token)
     assert client.post("/logout", data={"csrf": before}).status_code == 403, "another session's"
@@ -144,10 +167,12 @@ def test_forged_sessions(client: TestClient, token: str, file: Path) -> None:
     log_in(client, token)
     cookie = client.cookies[COOKIE]
     body, signature = cookie.split(".")
-    later = base64.urlsafe_b64decode(body).replace(b"ada", b"eve")
-    forged = base64.urlsafe_b64encode(later).decode()
-    known = Tokens(file)
-    assert known.name_of_session(cookie) == "ada", "another process of the same file takes it"
+    later = base64.urlsafe_b64decode(body + "==").replace(b"ada", b"eve")
+    forged = base64.urlsafe_b64encode(later).decode().rstrip("=")
+    known = Access(Tokens(file))
+    assert name_of(known, cookie) == "ada", "another process of the same file takes it"
+    nobodys = known.sessions.seal("another purpose", {"name": "ada"})
+    odd = known.sessions.seal("session", {"name": "ada"})
     for wrong in (
         f"{forged}.{signature}",
         f"{body}.{signature[:-1]}0x",
@@ -159,33 +184,41 @@ def test_forged_sessions(client: TestClient, token: str, file: Path) -> None:
         f"é.{signature}",
         cookie + "=",
         f"{body}.{signature}.x",
+        cookie[:-1],
+        "x" * 100_000,
+        nobodys,
+        odd,
+        known.sessions.begin("eve", "token", token),
+        known.sessions.begin("ada", "oidc", "admin"),
     ):
-        assert known.name_of_session(wrong) is None, wrong
+        assert name_of(known, wrong) is None, wrong
 
 
 def test_a_session_ends_by_time_and_with_its_token(
     file: Path, token: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_token(file, "bob")
-    known = Tokens(file)
-    session = known.session(token)
-    assert session is not None
-    later = time.time() + tokens_module.SESSION_SECONDS + 1
+    known = Access(Tokens(file))
+    line = known.tokens.of(token) if known.tokens else None
+    assert line is not None
+    session = known.sessions.begin("ada", "token", line.mark)
+    assert name_of(known, session) == "ada"
+    later = time.time() + HOURS * 3600 + 1
     with monkeypatch.context() as patched:
         patched.setattr(time, "time", lambda: later)
-        assert known.name_of_session(session) is None
+        assert name_of(known, session) is None
     lines = file.read_text().splitlines()
     file.write_text("\n".join(line for line in lines if not line.startswith("ada")) + "\n")
-    assert known.name_of_session(session) is None
-    assert known.name_of(token) is None
+    assert name_of(known, session) is None
+    assert known.of_bearer(token) is None
 
 
 def test_a_file_that_breaks_later_changes_nothing(file: Path, token: str) -> None:
-    known = Tokens(file)
+    known = Access(Tokens(file))
     file.write_text("nonsense\n")
-    assert known.name_of(token) == "ada"
+    assert known.of_bearer(token) == Viewer("ada", Role.viewer)
     file.unlink()
-    assert known.name_of(token) == "ada"
+    assert known.of_bearer(token) == Viewer("ada", Role.viewer)
 
 
 def test_the_file_holds_hashes_and_is_for_its_owner_alone(file: Path) -> None:
@@ -194,11 +227,26 @@ def test_the_file_holds_hashes_and_is_for_its_owner_alone(file: Path) -> None:
     assert token not in text
     assert line in text
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    second, _ = make_token(file, "bob")
-    assert [Tokens(file).name_of(one) for one in (token, second)] == ["ada", "bob"]
+    second, _ = make_token(file, "bob", "promoter")
+    known = Access(Tokens(file))
+    assert known.of_bearer(token) == Viewer("ada", Role.viewer)
+    assert known.of_bearer(second) == Viewer("bob", Role.promoter)
     with pytest.raises(UserError, match="a token named 'ada' already"):
         make_token(file, "ada")
     assert [path.name for path in file.parent.iterdir()] == [file.name]
+
+
+def test_roles_of_tokens(file: Path) -> None:
+    with pytest.raises(UserError, match="--role 'chief': is none; use one of viewer, runner"):
+        make_token(file, "ada", "chief")
+    file.write_text("old:sha256:" + "0" * 64 + "\n")
+    made = {role.name: make_token(file, f"a-{role.name}", role.name)[0] for role in Role}
+    known = Access(Tokens(file))
+    assert {name: known.of_bearer(token) for name, token in made.items()} == {
+        role.name: Viewer(f"a-{role.name}", role) for role in Role
+    }
+    file.write_text(file.read_text().replace("a-admin:admin:", "a-admin:viewer:"))
+    assert known.of_bearer(made["admin"]) == Viewer("a-admin", Role.viewer), "read again"
 
 
 @pytest.mark.parametrize("name", ["", "session-key", "a:b", "a\nb", "-x", "x" * 65])
@@ -215,6 +263,7 @@ def test_names_of_tokens(file: Path, name: str) -> None:
         ("# ada\nsession-key:" + "0" * 64 + "\n", "holds no token"),
         ("ada:sha256:" + "0" * 63, "line 1: is no token"),
         ("\nada:md5:" + "0" * 64, "line 2: is no token"),
+        ("ada:chief:sha256:" + "0" * 64, "line 1: is no token.*viewer, runner, promoter, admin"),
         ("vila_secret", "line 1: is no token"),
     ],
 )

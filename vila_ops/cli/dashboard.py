@@ -59,6 +59,12 @@ def dashboard(
 @app.command()
 def token(
     name: Annotated[str, typer.Option("--name", help="Whose it is; shown to who logs in.")],
+    role: Annotated[
+        str,
+        typer.Option(
+            "--role", help="What it may do: viewer, runner, promoter or admin, each more."
+        ),
+    ] = "viewer",
     file: Annotated[
         Path | None,
         typer.Option("--file", metavar="FILE", help="Add its hash to this file of tokens."),
@@ -67,7 +73,7 @@ def token(
     """Make a token: it is printed once, only its hash is kept."""
     from vila_ops.web.tokens import make_token
 
-    made, line = make_token(file, name)
+    made, line = make_token(file, name, role)
     if file is None:
         typer.echo(f"line for the file of tokens: {line}", err=True)
     typer.echo(made)

@@ -65,7 +65,7 @@ def _is(manifest: Manifest, name: str) -> bool:
 def _dashboard_tokens(known: Mapping[str, str]) -> str:
     """Return the dashboard's file of hashed tokens for the one in `token`."""
     digest = hashlib.sha256(known["token"].encode()).hexdigest()
-    return f"session-key:{secrets.token_hex(32)}\nadmin:sha256:{digest}\n"
+    return f"session-key:{secrets.token_hex(32)}\nadmin:admin:sha256:{digest}\n"
 
 
 def _random(key: str) -> str:

@@ -16,6 +16,7 @@ from vila_core import __version__
 from vila_core.errors import NotFound, StoreError, UserError
 from vila_core.store import Store
 from vila_ops.samples import Samples
+from vila_ops.web.access import Access
 from vila_ops.web.api import Problem
 from vila_ops.web.guard import Guard
 from vila_ops.web.pages import page
@@ -31,7 +32,7 @@ log = logging.getLogger("vila.dashboard")
 
 def create_app(store: Store, tokens: Tokens | None = None) -> FastAPI:
     """Make the dashboard of a store. Without `tokens` it answers this machine alone, and all."""
-    watch = Watch(store)
+    watch, access = Watch(store), Access(tokens)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -48,7 +49,7 @@ def create_app(store: Store, tokens: Tokens | None = None) -> FastAPI:
         lifespan=lifespan,
     )
     app.state.watch = watch
-    app.state.tokens = tokens
+    app.state.access = access
     app.state.samples = Samples(store)
     app.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
     for routes in (runs, run, login, health, metrics, samples):
@@ -57,7 +58,7 @@ def create_app(store: Store, tokens: Tokens | None = None) -> FastAPI:
     app.add_exception_handler(NotFound, _not_found)
     app.add_exception_handler(UserError, _not_found)
     app.add_exception_handler(StoreError, _no_store)
-    app.add_middleware(Guard, tokens=tokens, broken=_broken)
+    app.add_middleware(Guard, access=access, broken=_broken)
     return app
 
 

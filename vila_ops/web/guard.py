@@ -5,20 +5,19 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable, MutableMapping
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from components.registry.users import user_name
-from vila_ops.web.roles import Role, Viewer
-from vila_ops.web.tokens import Tokens
+from vila_ops.web.access import Access
+from vila_ops.web.roles import Viewer
 
-COOKIE = "vila_session"
 OPEN = ("/healthz", "/livez", "/login")
 STATIC = "/static/"
+SAFE = ("GET", "HEAD", "OPTIONS")
 
 HEADERS = {
     "Content-Security-Policy": (
@@ -41,14 +40,13 @@ class Guard:
     def __init__(
         self,
         app: ASGIApp,
-        tokens: Tokens | None,
+        access: Access,
         broken: Callable[[Request, Exception], Response],
     ) -> None:
         """Guard an application; `broken` makes the answer where it failed."""
         self._app = app
-        self._tokens = tokens
+        self._access = access
         self._broken = broken
-        self._owner = Viewer(user_name(), Role.admin)  # who reaches a loopback address
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or pass the request on with `request.state.viewer` set."""
@@ -79,11 +77,13 @@ class Guard:
 
     def _refuse(self, request: Request, state: MutableMapping[str, Any]) -> Response | None:
         path = request.url.path
-        if self._tokens is None:
+        if request.method not in SAFE and not same_site(request):
+            return PlainTextResponse("the page of another site sent this\n", 403)
+        if not self._access.guarded:
             if not is_loopback(request.url.hostname or ""):
                 text = "without tokens only this machine is answered: open http://127.0.0.1 instead"
                 return PlainTextResponse(f"{text}\n", 421)
-            state["viewer"] = self._owner
+            state["viewer"] = self._access.owner
             return None
         state["viewer"] = viewer = self._viewer(request)
         if viewer is not None or path in OPEN or path.startswith(STATIC):
@@ -95,13 +95,19 @@ class Guard:
         return PlainTextResponse("a token is needed: Authorization: Bearer TOKEN\n", 401, headers)
 
     def _viewer(self, request: Request) -> Viewer | None:
-        assert self._tokens is not None
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer":
-            name = self._tokens.name_of(token.strip())
-        else:
-            name = self._tokens.name_of_session(request.cookies.get(COOKIE, ""))
-        return None if name is None else Viewer(name, Role.viewer)
+            return self._access.of_bearer(token.strip())
+        return self._access.of_session(request)
+
+
+def same_site(request: Request) -> bool:
+    """Return whether a page of ours sent the request, or no page at all, as browsers tell."""
+    if request.headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
+        return False
+    origin = request.headers.get("origin")
+    # The scheme is not compared: behind a proxy that ends TLS ours is another than the browser's.
+    return origin is None or urlsplit(origin).netloc == request.headers.get("host")
 
 
 def is_loopback(host: str) -> bool:

@@ -30,7 +30,7 @@ def page(request: Request, template: str, *, code: int = 200, **values: Any) -> 
             **values,
             store=watch.store.uri,
             viewer=getattr(request.state, "viewer", None),
-            guarded=request.app.state.tokens is not None,
+            guarded=request.app.state.access.guarded,
             Role=Role,
             csrf=csrf(request),
         )
@@ -39,13 +39,8 @@ def page(request: Request, template: str, *, code: int = 200, **values: Any) -> 
 
 
 def csrf(request: Request) -> str:
-    """Return what a form of this session must send back."""
-    tokens = request.app.state.tokens
-    if tokens is None:
-        return ""
-    from vila_ops.web.guard import COOKIE
-
-    return tokens.sign(f"csrf {request.cookies.get(COOKIE, '')}")
+    """Return what a form of this session must send back, or a script as X-CSRF-Token."""
+    return request.app.state.access.csrf(request)
 
 
 @functools.cache

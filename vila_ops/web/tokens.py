@@ -1,6 +1,7 @@
-"""Who may look: a file of hashed tokens, and the sessions of browsers that showed one.
+"""Static tokens: a file of their hashes, with whom each belongs to and what that one may do.
 
-    NAME:sha256:HEX          a token of that name; the token itself is nowhere
+    NAME:ROLE:sha256:HEX     a token of that name; the token itself is nowhere
+    NAME:sha256:HEX          the same of a viewer
     session-key:HEX          signs sessions; processes that share the file accept each other's
 
 Tokens are 256 random bits, so that a plain sha256 can't be turned back. Without a session key each
@@ -9,30 +10,41 @@ process makes one of its own, and its sessions end with it.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import contextlib
 import hashlib
 import hmac
 import os
 import re
 import secrets
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from vila_core.errors import UserError
+from vila_ops.web.roles import Role, Viewer
 
-SESSION_SECONDS = 12 * 3600
+ROLES = ", ".join(role.name for role in Role)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 _KEY = "session-key"
+
+
+@dataclass(frozen=True)
+class Token:
+    """A line of the file."""
+
+    viewer: Viewer
+    digest: bytes
+
+    @property
+    def mark(self) -> str:
+        """The start of the digest: ties a session to its token, and tells nothing about it."""
+        return self.digest[:8].hex()
 
 
 @dataclass(frozen=True)
 class TokenFile:
     """What a file of tokens held when it was read."""
 
-    hashes: tuple[tuple[str, bytes], ...]
+    tokens: tuple[Token, ...]
     key: bytes
 
 
@@ -45,47 +57,31 @@ class Tokens:
         self._own_key = secrets.token_bytes(32)
         self._seen = _stamp(path)
         self._file = _parse(path, self._own_key)
-        if not self._file.hashes:
+        if not self._file.tokens:
             raise UserError(
                 f"{path}: holds no token, nobody could log in; "
                 f"fix: vila dashboard token --name NAME --file {path}"
             )
 
-    def name_of(self, token: str) -> str | None:
-        """Return whose token this is. All are compared, in a time that tells nothing."""
-        given = hashlib.sha256(token.encode()).digest()
+    def of(self, token: str) -> Token | None:
+        """Return the line of a token. All are compared, in a time that tells nothing."""
+        given = hashlib.sha256(token.encode("utf-8", "replace")).digest()
         found = None
-        for name, kept in self._current().hashes:
-            if hmac.compare_digest(given, kept):
-                found = name
+        for one in self._current().tokens:
+            if hmac.compare_digest(given, one.digest):
+                found = one
         return found
 
-    def session(self, token: str) -> str | None:
-        """Return the value of a session's cookie for a valid token."""
-        name = self.name_of(token)
-        if name is None:
-            return None
-        mark = hashlib.sha256(token.encode()).digest()[:8].hex()
-        text = f"{name}|{mark}|{int(time.time()) + SESSION_SECONDS}|{secrets.token_hex(8)}"
-        body = base64.urlsafe_b64encode(text.encode()).decode()
-        return f"{body}.{self.sign(body)}"
-
-    def name_of_session(self, cookie: str) -> str | None:
-        """Return whose session this is: well signed, not over, and its token still in the file."""
-        body, _, signature = cookie.partition(".")
-        if not hmac.compare_digest(signature.encode(), self.sign(body).encode()):
-            return None
-        with contextlib.suppress(ValueError, binascii.Error):
-            text = base64.urlsafe_b64decode(body.encode()).decode()
-            name, mark, until, _ = text.split("|")
-            here = [one for one, kept in self._current().hashes if kept[:8].hex() == mark]
-            if name in here and int(until) > time.time():
-                return name
+    def marked(self, name: str, mark: str) -> Token | None:
+        """Return the token that a session began with, if it is still in the file."""
+        for one in self._current().tokens:
+            if one.viewer.name == name and hmac.compare_digest(one.mark, mark):
+                return one
         return None
 
-    def sign(self, text: str) -> str:
-        """Return a signature that only holders of the session key can make."""
-        return hmac.new(self._current().key, text.encode(), hashlib.sha256).hexdigest()
+    def key(self) -> bytes:
+        """Return what signs sessions."""
+        return self._current().key
 
     def _current(self) -> TokenFile:
         # A file that is just being replaced, or is broken, leaves what was read before in force.
@@ -97,24 +93,27 @@ class Tokens:
         return self._file
 
 
-def make_token(path: Path | None, name: str) -> tuple[str, str]:
+def make_token(path: Path | None, name: str, role: str = "viewer") -> tuple[str, str]:
     """Return a new token and its line; with a path, add the line (and a session key) to the file.
 
-    Raises UserError for an unusable name, one that is taken, or a file that can't be written.
+    Raises UserError for an unusable name, one that is taken, an unknown role, or a file that can't
+    be written.
     """
     if not _NAME.fullmatch(name) or name == _KEY:
         raise UserError(
             f"--name {name!r}: use letters, digits, '.', '_', '@' and '-' (at most 64)."
         )
+    if role not in Role.__members__:
+        raise UserError(f"--role {role!r}: is none; use one of {ROLES}.")
     token = f"vila_{secrets.token_urlsafe(32)}"
-    line = f"{name}:sha256:{hashlib.sha256(token.encode()).hexdigest()}"
+    line = f"{name}:{role}:sha256:{hashlib.sha256(token.encode()).hexdigest()}"
     if path is None:
         return token, line
     try:
         before = path.read_text(encoding="utf-8") if path.exists() else ""
         if before:
             taken = _parse(path, b"")
-            if name in [one for one, _ in taken.hashes]:
+            if name in [one.viewer.name for one in taken.tokens]:
                 raise UserError(
                     f"{path}: has a token named '{name}' already; fix: take out its line."
                 )
@@ -140,7 +139,7 @@ def _parse(path: Path, own_key: bytes) -> TokenFile:
             f"{path}: the tokens can't be read: {reason}; "
             f"fix: vila dashboard token --name NAME --file {path}"
         ) from None
-    hashes, key = [], own_key
+    tokens, key = [], own_key
     for number, line in enumerate(lines, 1):
         text = line.partition("#")[0].strip()
         if not text:
@@ -148,19 +147,22 @@ def _parse(path: Path, own_key: bytes) -> TokenFile:
         name, *rest = text.split(":")
         if name == _KEY and len(rest) == 1 and re.fullmatch(r"[0-9a-f]{32,}", rest[0]):
             key = bytes.fromhex(rest[0][: len(rest[0]) // 2 * 2])
-        elif (
+            continue
+        role, *rest = rest if len(rest) == 3 else ["viewer", *rest]
+        if (
             _NAME.fullmatch(name)
+            and role in Role.__members__
             and len(rest) == 2
             and rest[0] == "sha256"
             and re.fullmatch(r"[0-9a-f]{64}", rest[1])
         ):
-            hashes.append((name, bytes.fromhex(rest[1])))
+            tokens.append(Token(Viewer(name, Role[role]), bytes.fromhex(rest[1])))
         else:
             raise UserError(
                 f"{path}, line {number}: is no token; fix: a line as 'vila dashboard token' "
-                "prints it, NAME:sha256:HEX"
+                f"prints it, NAME:ROLE:sha256:HEX; roles are {ROLES}"
             )
-    return TokenFile(tuple(hashes), key)
+    return TokenFile(tuple(tokens), key)
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:
