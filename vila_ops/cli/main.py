@@ -21,6 +21,7 @@ from vila_ops.cli import (
     inspect,
     plan,
     registry,
+    registry_out,
     reproduce,
     schedules,
     verify,
@@ -65,6 +66,7 @@ plan.add(app)
 reproduce.add(app)
 inspect.add(app)
 app.add_typer(data.app, name="data")
+registry_out.add(registry.app)
 app.add_typer(registry.app, name="registry")
 app.add_typer(cluster.app, name="cluster")
 app.add_typer(dashboard.app, name="dashboard")
