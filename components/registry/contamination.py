@@ -8,14 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components.registry.gates import CONTAMINATION, Gate
-from components.registry.lineage import ancestors
-from components.runtime.services import StageServices
+from components.registry.gates.conditions import CONTAMINATION, Gate
 from vila_core.errors import Damaged, NotFound, NotInstalled, UserError
 from vila_core.store import Store, fetch_below, ref_of
 
 if TYPE_CHECKING:
-    from components.runtime.record import Attempt
+    from components.registry.gates.candidate import Candidate
     from vila_core.data.location import Location
 
 
@@ -34,35 +32,47 @@ def asked_for(gates: Iterable[Gate]) -> bool:
     return any(name.startswith(CONTAMINATION) for name in names)
 
 
-def contamination(services: StageServices, tasks: Iterable[str]) -> Contamination:
+def contamination(candidate: Candidate, tasks: Iterable[str]) -> Contamination:
     """Count the samples of the model's training corpora that stand in the evaluation `tasks`.
 
-    The corpora are those in the mixtures of all trainings of this run behind the input `model`, the
-    evaluation sets those that `results` and `baseline` were made with. Indexes and signatures are
-    read, no shard. Metrics: `contamination/samples` in all, and `contamination/CORPUS` of each.
+    The corpora are those in the mixtures of all trainings of its run behind the model, the
+    evaluation sets those that its results and its baseline's were made with. Indexes and signatures
+    are read, no shard. Metrics: `contamination/samples` in all, and `contamination/CORPUS` of each.
     """
     try:
-        corpora = _corpora(services)
+        corpora = corpora_of(candidate)
         if not corpora:
             return Contamination(unknown="the run has no record of a training of this model")
-        return _compared(services, corpora, set(tasks))
+        return _compared(candidate, corpora, set(tasks))
     except NotInstalled:
         raise  # no finding about the model, and soon mended
     except (UserError, NotFound, Damaged) as error:  # it must not pass, but the model is kept
         return Contamination(unknown=str(error))
 
 
-def _compared(
-    services: StageServices, corpora: Sequence[Location], tasks: set[str]
-) -> Contamination:
+def corpora_of(candidate: Candidate) -> list[Location]:
+    """Return where the corpora of all mixtures lie, each once."""
+    from vila_core.data.location import corpora_at
+
+    found: dict[str, Location] = {}
+    for attempt in candidate.made_by:
+        inputs, config = attempt.started["key_parts"]["inputs"], attempt.config
+        for name in config.get("mixture") or ():
+            root = config.get("data") or _place(candidate.store, inputs["data"])
+            corpus = corpora_at(root).below(name)
+            found[corpus.uri] = corpus
+    return list(found.values())
+
+
+def _compared(candidate: Candidate, corpora: Sequence[Location], tasks: set[str]) -> Contamination:
     from vila_core.data.dedupe import recheck
     from vila_core.stages.evalsets import eval_items
 
     with tempfile.TemporaryDirectory(prefix="vila-evals-") as scratch:
         evals = {}
-        for sha256 in _evaluated(services):
-            ref = ref_of(services.store, sha256)
-            folder = fetch_below(services.store, ref, "eval/", Path(scratch) / sha256)
+        for sha256 in _evaluated(candidate):
+            ref = ref_of(candidate.store, sha256)
+            folder = fetch_below(candidate.store, ref, "eval/", Path(scratch) / sha256)
             evals = {**eval_items(folder / "eval"), **evals}
         missing = ", ".join(sorted(tasks - evals.keys())) or ("any task" if not tasks else "")
         if missing:
@@ -76,31 +86,10 @@ def _compared(
     )
 
 
-def _corpora(services: StageServices) -> list[Location]:
-    """Return where the corpora of all mixtures lie, each once."""
-    from vila_core.data.location import corpora_at
-
-    found: dict[str, Location] = {}
-    for attempt in ancestors(services, [services.inputs["model"].sha256]):
-        inputs, config = attempt.started["key_parts"]["inputs"], attempt.config
-        for name in config.get("mixture") or ():
-            root = config.get("data") or _place(services.store, inputs["data"])
-            corpus = corpora_at(root).below(name)
-            found[corpus.uri] = corpus
-    return list(found.values())
-
-
-def _evaluated(services: StageServices) -> list[str]:
+def _evaluated(candidate: Candidate) -> list[str]:
     """Return the artifacts (sha256) that the evaluations read their tasks from."""
-    results = [services.inputs[name].sha256 for name in ("results", "baseline")]
-    makers = [one for one in ancestors(services, results) if _made(one, results)]
-    data = [one.started["key_parts"]["inputs"].get("data") for one in makers]
-    return list(dict.fromkeys(sha256 for sha256 in data if sha256))
-
-
-def _made(attempt: Attempt, wanted: Sequence[str]) -> bool:
-    outputs = (attempt.finished or {}).get("outputs") or {}
-    return any(output["sha256"] in wanted for output in outputs.values())
+    inputs = [attempt.started["key_parts"]["inputs"] for attempt in candidate.measured_by]
+    return list(dict.fromkeys(one["data"] for one in inputs if one.get("data")))
 
 
 def _place(store: Store, sha256: str) -> str | Path:

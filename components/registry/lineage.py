@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from components.runtime.record import Attempt, RunRecord
-from components.runtime.services import StageServices
 from vila_core.jsonio import digest
 
 
-def lineage_of(services: StageServices) -> dict[str, Any]:
-    """Return, by task, all that the inputs of this task were made from, as its run recorded it."""
+def lineage_of(record: RunRecord, key: str, inputs: Mapping[str, str]) -> dict[str, Any]:
+    """Return, by task, all that `inputs` (sha256 by name) were made from, as the run recorded it.
+
+    `key` is what the registered version goes by in its run.
+    """
     found: dict[str, Any] = {}
-    for attempt in ancestors(services, [ref.sha256 for ref in services.inputs.values()]):
+    for attempt in ancestors(record, inputs.values()):
         parts = attempt.started["key_parts"]
         found[attempt.task] = {
             "stage": parts["stage"],
@@ -25,18 +27,16 @@ def lineage_of(services: StageServices) -> dict[str, Any]:
             if attempt.finished
             else {},
         }
-    record = RunRecord.load(services.store, services.run_id)
     return {
         "tasks": found,
         "config_digest": record.run.get("config_digest"),
         "code_digest": record.run.get("code_digest"),
-        "register": {"key": services.key.key, "inputs": services.key.parts["inputs"]},
+        "register": {"key": key, "inputs": dict(inputs)},
     }
 
 
-def ancestors(services: StageServices, artifacts: Iterable[str]) -> list[Attempt]:
-    """Return the attempts of this run that artifacts (sha256) were made by, directly or not."""
-    record = RunRecord.load(services.store, services.run_id)
+def ancestors(record: RunRecord, artifacts: Iterable[str]) -> list[Attempt]:
+    """Return the attempts of a run that artifacts (sha256) were made by, directly or not."""
     makers: dict[str, Attempt] = {}
     for attempts in record.tasks.values():
         for attempt in attempts:
@@ -46,7 +46,7 @@ def ancestors(services: StageServices, artifacts: Iterable[str]) -> list[Attempt
     todo = list(artifacts)
     while todo:
         attempt = makers.get(todo.pop())
-        if attempt is None or attempt.task in found:
+        if attempt is None or attempt.task in found or not attempt.started.get("key_parts"):
             continue  # an input from outside of the run
         found[attempt.task] = attempt
         todo += attempt.started["key_parts"]["inputs"].values()

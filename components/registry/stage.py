@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import difflib
-import importlib.resources
-import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import field_validator
 
-from components.registry.contamination import Contamination, asked_for, contamination
-from components.registry.gates import Gate, judge
+from components.registry import Registry, Version
+from components.registry.contamination import asked_for
+from components.registry.gates import Candidate, Gate, Judged, judge
+from components.registry.gates.candidate import read_metrics
+from components.registry.gates.files import raw_gates
 from components.registry.lineage import lineage_of
-from components.registry.noise import NoiseLedger
-from components.registry.registry import Registry, Version
+from components.registry.users import user_name
+from components.runtime.record import RunRecord
 from components.runtime.services import StageServices
 from vila_core.config import Frozen
-from vila_core.errors import UserError
+from vila_core.errors import Conflict, UserError
 from vila_core.jsonio import dumps
 from vila_core.types import QUIET, Reporter, StageResult
+
+FOLLOWS = ("threshold", "baseline", "contamination", "licence")
+"""Kinds of gates that follow from config and inputs; others look at the store around them."""
 
 
 class Config(Frozen):
@@ -37,7 +40,7 @@ class Config(Frozen):
     @field_validator("gates", mode="before")
     @classmethod
     def _by_name(cls, value: Any) -> Any:
-        return _read_gates(value) if isinstance(value, str) else value
+        return raw_gates(value) if isinstance(value, str) else value
 
 
 def run(
@@ -53,52 +56,113 @@ def run(
     A gate that fails does not fail the task: the version is kept with the evidence, and `promoted`
     is 0. Raises UserError for results that can't be read.
     """
-    metrics = _metrics(inputs["results"])
-    baseline = _metrics(inputs["baseline"])
-    found = Contamination()
+    candidate = _candidate(config, inputs, services)
     if asked_for(config.gates):
         report.info("comparing the training corpora with the evaluation sets")
-        found = contamination(services, {key.partition("/")[0] for key in metrics})
-        metrics |= found.metrics
-    spread = NoiseLedger(services.store).spread
-    verdicts = judge(config.gates, metrics, baseline, found.unknown, spread)
-    passed = all(verdict.passed for verdict in verdicts)
-    evidence: dict[str, Any] = {
-        "passed": passed,
-        "gates": [verdict.as_json() for verdict in verdicts],
-        **({"contamination": found.evidence} if found.evidence else {}),
-    }
-    registry = Registry(services.store)
-    version = registry.register(
-        Version(
-            model=config.model,
-            number=0,
-            artifact=services.inputs["model"],
-            run_id=services.run_id,
-            key=services.key.key,
-            metrics=metrics,
-            evidence=evidence,
-            lineage=lineage_of(services),
-            results=services.inputs["results"].sha256,
-            baseline=services.inputs["baseline"].sha256,
-        )
-    )
-    for verdict in verdicts:
-        report.info(f"gate {'passed' if verdict.passed else 'FAILED'}: {verdict.text}")
-    if passed:
-        why = f"gates passed in run {services.run_id}"
-        if registry.aliases(config.model).get(config.alias) != version.number:
-            registry.move(config.model, config.alias, version.number, why=why, evidence=evidence)
-        report.info(f"{version.name} is now {config.model}@{config.alias}")
-    else:
-        failed = sum(not verdict.passed for verdict in verdicts)
-        report.info(
-            f"{version.name} is registered but not promoted: {failed} of {len(verdicts)} gates "
-            f"failed; {config.model}@{config.alias} stays where it was"
-        )
+    judged, version = _decide(config, candidate, services, report)
     folder = out_dir / "version"
     folder.mkdir(parents=True, exist_ok=True)
-    # Without the number and the time: an artifact follows from config, inputs and code alone.
+    (folder / "version.json").write_text(_artifact(config, judged, services), encoding="utf-8")
+    return StageResult(
+        {"version": folder}, {"promoted": float(judged.passed), "version": float(version.number)}
+    )
+
+
+def _candidate(config: Config, inputs: Mapping[str, Path], services: StageServices) -> Candidate:
+    refs = {name: ref.sha256 for name, ref in services.inputs.items()}
+    return Candidate(
+        store=services.store,
+        model=config.model,
+        alias=config.alias,
+        run_id=services.run_id,
+        artifact=refs["model"],
+        metrics=_summary(inputs["results"]),
+        baseline_metrics=_summary(inputs["baseline"]),
+        results=(refs["results"],),
+        baseline=refs["baseline"],
+        version=None,
+        present=None,
+        who=user_name(),
+    )
+
+
+def _decide(
+    config: Config, candidate: Candidate, services: StageServices, report: Reporter
+) -> tuple[Judged, Version]:
+    """Judge, register, and move the alias if all gates pass; again where it moved meanwhile."""
+    registry = Registry(services.store)
+    mine = (services.run_id, services.key.key)
+    known = [one for one in registry.versions(config.model) if (one.run_id, one.key) == mine]
+    version = known[0] if known else None  # of an attempt that ended before its result was kept
+    while True:
+        standing = registry.aliases(config.model).get(config.alias)
+        present = None if standing is None else registry.version(config.model, standing)
+        judged = judge(config.gates, replace(candidate, version=version, present=present))
+        for verdict in judged.verdicts:
+            report.info(f"gate {'passed' if verdict.passed else 'FAILED'}: {verdict.text}")
+        if version is None:
+            version = registry.register(_version(config, candidate, services, judged))
+        if not judged.passed or standing == version.number:
+            break
+        why = f"gates passed in run {services.run_id}"
+        evidence = judged.evidence()
+        try:
+            registry.move(
+                config.model,
+                config.alias,
+                version.number,
+                why=why,
+                evidence=evidence,
+                expected=standing,
+            )
+        except Conflict:
+            report.info(f"{config.model}@{config.alias} has just moved: asking the gates again")
+            continue
+        break
+    _tell(config, version, judged, report)
+    return judged, version
+
+
+def _tell(config: Config, version: Version, judged: Judged, report: Reporter) -> None:
+    alias = f"{config.model}@{config.alias}"
+    if judged.passed:
+        report.info(f"{version.name} is now {alias}")
+        return
+    failed = sum(not verdict.passed for verdict in judged.verdicts)
+    report.info(
+        f"{version.name} is registered but not promoted: {failed} of {len(judged.verdicts)} gates "
+        f"failed; {alias} stays where it was"
+    )
+
+
+def _version(
+    config: Config, candidate: Candidate, services: StageServices, judged: Judged
+) -> Version:
+    record = RunRecord.load(services.store, services.run_id)
+    inputs = {name: ref.sha256 for name, ref in services.inputs.items()}
+    return Version(
+        model=config.model,
+        number=0,
+        artifact=services.inputs["model"],
+        run_id=services.run_id,
+        key=services.key.key,
+        metrics=judged.metrics,
+        evidence=judged.evidence(),
+        lineage=lineage_of(record, services.key.key, inputs),
+        results=inputs["results"],
+        baseline=inputs["baseline"],
+    )
+
+
+def _artifact(config: Config, judged: Judged, services: StageServices) -> str:
+    """Return what is published: it follows from config, inputs and code alone.
+
+    So without number, time and what gates found that look at the alias's present version, at who
+    approved, or at certificates.
+    """
+    evidence = judged.evidence()
+    evidence["gates"] = [gate for gate in evidence["gates"] if gate["kind"] in FOLLOWS]
+    evidence["passed"] = all(gate["passed"] for gate in evidence["gates"])
     value = {
         "model": config.model,
         "artifact": services.inputs["model"].sha256,
@@ -106,32 +170,12 @@ def run(
         "baseline": services.inputs["baseline"].sha256,
         "evidence": evidence,
     }
-    (folder / "version.json").write_text(dumps(value, indent=1) + "\n", encoding="utf-8")
-    return StageResult(
-        {"version": folder}, {"promoted": float(passed), "version": float(version.number)}
-    )
+    return dumps(value, indent=1) + "\n"
 
 
-def _read_gates(name: str) -> list[dict[str, Any]]:
-    folder = importlib.resources.files("configs") / "gates"
-    known = sorted(
-        item.name.removesuffix(".yaml") for item in folder.iterdir() if item.name.endswith(".yaml")
-    )
-    if name not in known:
-        close = difflib.get_close_matches(name, known, n=1)
-        fix = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"
-        raise ValueError(f"there is no configs/gates/{name}.yaml; {fix}")
-    return yaml.safe_load((folder / f"{name}.yaml").read_text(encoding="utf-8"))["gates"]
-
-
-def _metrics(results: Path) -> dict[str, float]:
-    """Read `summary.json`: metrics by key, as numbers or as `{"value": …, …}`."""
-    path = results / "summary.json"
+def _summary(folder: Path) -> dict[str, float]:
+    path = folder / "summary.json"
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))["metrics"]
-        return {
-            key: float(item["value"] if isinstance(item, Mapping) else item)
-            for key, item in found.items()
-        }
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return read_metrics(path.read_bytes(), str(path))
+    except OSError as error:
         raise UserError(f"{path}: is not a summary of an evaluation ({error}).") from None

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from components.registry import Registry
-from components.registry.gates import Gate, judge
+from components.registry.gates import Gate
+from components.registry.gates.thresholds import threshold_verdicts
 from components.registry.noise import Measured, NoiseLedger
 from components.registry.stage import Config
 from components.runtime import TaskFailed, run_stage
@@ -39,13 +40,13 @@ METRICS = {"vqa/accuracy@0": 0.70, "vqa/blind_accuracy@0": 0.40, "text/accuracy@
     ],
 )
 def test_verdicts(gate: dict[str, Any], passes: bool) -> None:
-    (verdict,) = judge([Gate(**gate)], METRICS, {"text/accuracy@0": 0.94})
+    (verdict,) = threshold_verdicts([Gate(**gate)], METRICS, {"text/accuracy@0": 0.94})
     assert verdict.passed == passes
 
 
 def test_a_gate_with_two_conditions_gives_two_verdicts() -> None:
     gate = Gate(metric="text/accuracy@0", min=0.95, baseline_drop_max=0.1)
-    verdicts = judge([gate], METRICS, {"text/accuracy@0": 0.94})
+    verdicts = threshold_verdicts([gate], METRICS, {"text/accuracy@0": 0.94})
     assert [verdict.passed for verdict in verdicts] == [False, True]
     assert verdicts[0].text == "text/accuracy@0 is 0.9, at least 0.95 is asked"
     assert (

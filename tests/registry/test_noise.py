@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from components.registry.gates import Gate, judge
+from components.registry.gates import Gate
+from components.registry.gates.thresholds import threshold_verdicts
 from components.registry.noise import Measured, NoiseLedger, Spread, seeds_of, without_seeds
 from vila_core.errors import Damaged, UserError
 from vila_core.store import open_store
@@ -97,23 +98,23 @@ def test_a_drop_within_noise_is_no_regression(
         return known
 
     metrics, baseline = {"vqa/accuracy@0": 0.8 - drop}, {"vqa/accuracy@0": 0.8}
-    (verdict,) = judge([gate], metrics, baseline, spread=spread)
+    (verdict,) = threshold_verdicts([gate], metrics, baseline, spread=spread)
     assert verdict.passed == passes
     assert asked_for == [("tiny", "vqa/accuracy@0")]
     strict = Gate(metric="vqa/accuracy@0", baseline_drop_max=asked)
-    (without,) = judge([strict], metrics, baseline, spread=spread)
+    (without,) = threshold_verdicts([strict], metrics, baseline, spread=spread)
     assert without.passed == (drop <= asked)
 
 
 def test_the_verdict_names_the_noise() -> None:
     gate = Gate(metric="vqa/accuracy@0", baseline_drop_max=0.05, noise="tiny")
     metrics, baseline = {"vqa/accuracy@0": 0.7}, {"vqa/accuracy@0": 0.8}
-    (verdict,) = judge([gate], metrics, baseline, spread=lambda *_: SPREAD)
+    (verdict,) = threshold_verdicts([gate], metrics, baseline, spread=lambda *_: SPREAD)
     assert verdict.text == (
         "vqa/accuracy@0: drop from the baseline is 0.1, at most 0.1206, the noise of 6 runs of "
         "size tiny (instead of 0.05), is asked"
     )
-    (unknown,) = judge([gate], metrics, baseline)
+    (unknown,) = threshold_verdicts([gate], metrics, baseline)
     assert "at most 0.05 (no noise of seeds is known at size tiny) is asked" in unknown.text
     with pytest.raises(ValueError, match="noise is about drops"):
         Gate(metric="a", min=0.5, noise="tiny")

@@ -20,6 +20,7 @@ from vila_ops.cli import (
     execute,
     inspect,
     plan,
+    promote,
     registry,
     registry_out,
     reproduce,
@@ -76,6 +77,7 @@ evaluate.add(app)
 exchange.add(app)
 doctor.add(app)
 verify.add(app)
+promote.add(app, registry.app)
 
 
 def main() -> None:
