@@ -76,7 +76,7 @@ class Registry:
 
         A task that registers again after a crash gets the version that it already made.
         """
-        _check_name(version.model, "a model")
+        check_name(version.model, "a model")
         while True:
             known = self.versions(version.model)
             for earlier in known:
@@ -117,7 +117,7 @@ class Registry:
         """
         if kind not in MOVES:
             raise ValueError(f"kind '{kind}' moves no alias")
-        _check_name(alias, "an alias")
+        check_name(alias, "an alias")
         if kind == "rollback" or forced:
             _check_reason(why, f"{model}@{alias}", "a rollback" if kind == "rollback" else "force")
         self.version(model, to)
@@ -244,7 +244,8 @@ def _check_reason(why: str, name: str, what: str) -> None:
         raise UserError(f"{name}: {what} needs a reason; fix: --why TEXT.")
 
 
-def _check_name(name: str, what: str) -> None:
+def check_name(name: str, what: str) -> None:
+    """Raise UserError unless `name` can name a model or an alias, which `what` says."""
     if not _NAME.fullmatch(name) or name.isdigit():
         raise UserError(
             f"'{name}' can't name {what}: use lower-case letters, digits, '.', '_' and '-'."

@@ -11,6 +11,7 @@ from components.registry import HistoryEntry, Registry, Version
 from components.registry.gates import Candidate, Verdict, judge
 from components.registry.gates.files import NamedGates, load_gates, names
 from components.registry.lineage import lineage_of
+from components.registry.registry import check_name
 from components.registry.stage import Config as RegisterConfig
 from components.runtime.record import RunRecord
 from vila_core import __version__
@@ -81,6 +82,8 @@ def judge_promotion(
     began = time.perf_counter()
     subject = find_subject(store, what)
     name = _model(subject, model)
+    check_name(name, "a model")
+    check_name(to, "an alias")
     asked = _gates(subject, to, gates)
     registry = Registry(store)
     version = subject.registered_as(registry, name)

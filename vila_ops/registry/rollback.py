@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from components.registry import HistoryEntry, Registry, Version
-from components.registry.history import last_decision
+from components.registry.gates.approvals import approvers, rejection
 from vila_core.errors import UserError
 from vila_core.store import Store
 
@@ -38,7 +38,7 @@ def rollback(
         to = _before(history, trail, name)
     elif to == trail[-1]:
         raise UserError(f"{name} stands at version {to} already; nothing was moved.")
-    rejected = _rejected(history, to)
+    rejected = rejection(history, to)
     if rejected and not force:
         raise UserError(
             f"{model}@{to} was rejected by {rejected.who}: {rejected.why}\n"
@@ -76,20 +76,10 @@ def withdraw(store: Store, name: str, *, why: str, who: str) -> HistoryEntry:
     return _note(store, "withdraw", name, why, who)
 
 
-def approvers(history: Sequence[HistoryEntry], version: int) -> list[str]:
-    """Return who approves a version: whose latest word on it is an approval."""
-    words = {entry.who: entry.kind for entry in history if _is_word(entry, version)}
-    return [who for who, kind in words.items() if kind == "approve"]
-
-
 def _note(store: Store, kind: str, name: str, why: str, who: str) -> HistoryEntry:
     _check_reason(why, name, {"approve": "an approval", "reject": "a rejection"}.get(kind, kind))
     version: Version = Registry(store).resolve(name)
     return Registry(store).note(version.model, kind, version.number, why=why, who=who)
-
-
-def _is_word(entry: HistoryEntry, version: int) -> bool:
-    return entry.version == version and entry.kind in ("approve", "reject", "withdraw")
 
 
 def _trail(history: Sequence[HistoryEntry], alias: str) -> list[int]:
@@ -111,17 +101,12 @@ def _trail(history: Sequence[HistoryEntry], alias: str) -> list[int]:
 
 def _before(history: Sequence[HistoryEntry], trail: Sequence[int], name: str) -> int:
     for number in reversed(trail[:-1]):
-        if number != trail[-1] and not _rejected(history, number):
+        if number != trail[-1] and not rejection(history, number):
             return number
     raise UserError(
         f"{name} stands at version {trail[-1]}, and there is none before it to go back to; "
         "fix: --to NUMBER."
     )
-
-
-def _rejected(history: Sequence[HistoryEntry], version: int) -> HistoryEntry | None:
-    decision = last_decision(list(history), version)
-    return decision if decision and decision.kind == "reject" else None
 
 
 def _check_reason(why: str, name: str, what: str) -> None:

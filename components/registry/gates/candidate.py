@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -61,14 +62,16 @@ class Candidate:
 def read_metrics(text: str | bytes, where: str) -> dict[str, float]:
     """Read a `summary.json`: metrics by key, as numbers or as `{"value": …, …}`.
 
-    Raises UserError, naming `where` it is from, for another content.
+    What is no finite number is left out, as if it had not been measured. Raises UserError, naming
+    `where` it is from, for another content.
     """
     try:
-        found = json.loads(text)["metrics"]
-        return {
-            key: float(item["value"] if isinstance(item, Mapping) else item)
-            for key, item in found.items()
+        values = {
+            key: item["value"] if isinstance(item, Mapping) else item
+            for key, item in json.loads(text)["metrics"].items()
         }
+        found = {key: float(value) for key, value in values.items() if value is not None}
+        return {key: value for key, value in found.items() if math.isfinite(value)}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{where}: is not a summary of an evaluation ({error}).") from None
 

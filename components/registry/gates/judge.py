@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from components.registry.contamination import Contamination, asked_for, contamination
+from components.registry.gates.approvals import rejection_verdicts
 from components.registry.gates.candidate import Candidate
 from components.registry.gates.conditions import Gate
 from components.registry.gates.thresholds import threshold_verdicts
@@ -48,7 +49,7 @@ def judge(gates: Sequence[Gate], candidate: Candidate) -> Judged:
         found.unknown,
         NoiseLedger(candidate.store).spread,
     )
-    return Judged(tuple(verdicts), metrics, found)
+    return Judged((*verdicts, *rejection_verdicts(candidate)), metrics, found)
 
 
 def _contamination(gates: Sequence[Gate], candidate: Candidate) -> Contamination:
