@@ -19,6 +19,7 @@ from vila_ops.cli import (
     exchange,
     execute,
     inspect,
+    lineage,
     plan,
     promote,
     registry,
@@ -66,6 +67,7 @@ execute.add(app)
 plan.add(app)
 reproduce.add(app)
 inspect.add(app)
+lineage.add(app)
 app.add_typer(data.app, name="data")
 registry_out.add(registry.app)
 app.add_typer(registry.app, name="registry")

@@ -1,0 +1,188 @@
+"""What a text means: a version, a run, a task, a corpus, a sample key, or a digest's beginning."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator
+
+from components.registry import Registry
+from vila_core.errors import Damaged, UserError, VilaError
+from vila_ops.lineage.facts import DataFacts, RunFacts, VersionFacts
+from vila_ops.lineage.index import Facts, LineageIndex
+from vila_ops.lineage.nodes import task_id
+
+LEAST_DIGITS = 6
+MOST_FOUND = 50
+_HEX = re.compile(r"[0-9a-f]{6,64}")
+_RECORDS = 500
+"""Records that are looked through for what a digest is."""
+
+
+def find(index: LineageIndex, text: str) -> list[str]:
+    """Return the nodes that a text may mean, the likeliest first; at most MOST_FOUND.
+
+    Raises StoreError, and UserError for a version or alias that there is none of.
+    """
+    text = text.strip()
+    found = dict.fromkeys(_named(index, text))
+    digits = text.lower().removeprefix("sha256:")
+    if _HEX.fullmatch(digits):
+        found |= dict.fromkeys(_digests(index, digits))
+    return list(found)[:MOST_FOUND]
+
+
+def find_one(index: LineageIndex, text: str) -> str:
+    """Return the one node that a text means. Raises UserError where it is none, or several."""
+    found = find(index, text)
+    if len(found) == 1 or (found and found[0].partition(":")[2] == text.strip()):
+        return found[0]
+    if found:
+        some = "\n".join(
+            f"  {one.partition(':')[0]:<9} {one.partition(':')[2]}" for one in found[:8]
+        )
+        more = f"\n  and {len(found) - 8} more" if len(found) > 8 else ""
+        raise UserError(f"'{text}' may mean {len(found)} things; give more of one:\n{some}{more}")
+    raise UserError(_nothing(index, text))
+
+
+def _nothing(index: LineageIndex, text: str) -> str:
+    if re.fullmatch(r"[0-9a-f]{1,5}", text.lower()):
+        return f"'{text}' is too short for a digest: give at least {LEAST_DIGITS} digits."
+    known = [*index.run_ids(), *index.version_names(), *_corpora(index)]
+    close = difflib.get_close_matches(text, known[-2000:], n=1)
+    hint = (
+        f"did you mean '{close[0]}'?"
+        if close
+        else "give MODEL@VERSION, MODEL@ALIAS, a run's id, RUN:TASK, a corpus, a sample key, or six "
+        "digits or more of a digest."
+    )
+    return f"nothing in {index.store.uri} is called '{text}'; {hint}"
+
+
+def _named(index: LineageIndex, text: str) -> Iterator[str]:
+    if not text:
+        return
+    if "@" in text:
+        yield from _version(index, text)
+        return
+    run_id, colon, task = text.partition(":")
+    run = index.run(run_id)
+    if run is not None and not colon:
+        yield f"run:{run_id}"
+        return
+    if run is not None and task in run.latest:
+        yield task_id(run_id, run.latest[task])
+        return
+    versions = [name for name in index.version_names() if name.partition("@")[0] == text]
+    yield from (f"version:{name}" for name in _newest(versions))
+    if text in _corpora(index):
+        yield f"corpus:{text}"
+    if text.count("/") >= 2 and text.partition("/")[0] in _corpora(index):
+        yield from _sample(index, text)
+    ids = index.run_ids()
+    if text == "last" and ids:
+        runs = [run for one in ids if (run := index.run(one)) is not None]
+        yield f"run:{max(runs, key=lambda run: run.created_at).run_id}"
+    yield from (f"run:{one}" for one in reversed(ids) if one.rsplit("-", 3)[0] == text)
+    if len(text) >= 3:
+        yield from (f"run:{one}" for one in reversed(ids) if one.startswith(text))
+
+
+def _newest(names: list[str]) -> list[str]:
+    return sorted(names, key=lambda name: int(name.rpartition("@")[2]), reverse=True)
+
+
+def _version(index: LineageIndex, text: str) -> Iterator[str]:
+    model, _, rest = text.partition("@")
+    known = set(index.version_names())
+    if rest.isdecimal() and f"{model}@{int(rest)}" in known:
+        yield f"version:{model}@{int(rest)}"
+        return
+    try:
+        yield f"version:{Registry(index.store).resolve(text).name}"
+    except UserError:
+        if any(name.partition("@")[0] == model for name in known):
+            raise  # it says which versions and aliases there are
+    except (Damaged, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{text}: the registry of {model} can't be read; fix: vila registry verify {model}\n"
+            f"  {error}"
+        ) from None
+
+
+def _corpora(index: LineageIndex) -> list[str]:
+    names = {corpus.name for facts in index.all_data() for corpus in facts.corpora}
+    return sorted(names)
+
+
+def _sample(index: LineageIndex, key: str) -> Iterator[str]:
+    """Yield the corpora that hold a sample, and its shards, as `vila data trace` finds them."""
+    from vila_ops.data.trace import places
+
+    try:
+        found = places(index.store, key)
+    except (VilaError, ValueError, KeyError):
+        return
+    for place in found:
+        facts = index.data(place.data)
+        for corpus in facts.corpora if facts else ():
+            for shard in corpus.shards:
+                if place.shard == f"corpora/{corpus.name}/{shard.path}":
+                    yield f"shard:{shard.sha256}"
+                    yield f"corpus:{place.data}/{corpus.name}"
+
+
+def _digests(index: LineageIndex, digits: str) -> Iterator[str]:
+    """Yield what the digests that begin so are, wherever they stand."""
+    found: dict[str, None] = {}
+    for key in index.holding(digits)[::-1][:_RECORDS]:
+        facts = index.facts(key)
+        if facts is not None:
+            found |= dict.fromkeys(_roles(facts, digits))
+        if len(found) > MOST_FOUND:
+            break
+    order = ("artifact", "task", "shard", "corpus", "config", "code", "dvc", "commit")
+    yield from sorted(found, key=lambda node: order.index(node.partition(":")[0]))
+
+
+def _roles(facts: Facts, digits: str) -> Iterator[str]:
+    if isinstance(facts, RunFacts):
+        yield from _roles_in_run(facts, digits)
+    elif isinstance(facts, VersionFacts):
+        named = [facts.artifact, facts.results, facts.baseline]
+        for task in facts.tasks.values():
+            named += [*task["inputs"].values(), *task["outputs"].values()]
+        yield from (f"artifact:{one}" for one in named if one.startswith(digits))
+    elif isinstance(facts, DataFacts):
+        if facts.sha256.startswith(digits):
+            yield f"artifact:{facts.sha256}"
+        for corpus in facts.corpora:
+            if corpus.index.startswith(digits) or corpus.manifest.startswith(digits):
+                yield f"corpus:{facts.sha256}/{corpus.name}"
+            for shard in corpus.shards:
+                if shard.sha256.startswith(digits):
+                    yield f"shard:{shard.sha256}"
+
+
+def _roles_in_run(run: RunFacts, digits: str) -> Iterator[str]:
+    if run.config.startswith(digits):
+        yield f"config:{run.config}"
+    if run.code.startswith(digits):
+        yield f"code:{run.code}"
+    if run.revision.startswith(digits):
+        yield f"commit:{run.revision}"
+    for version in run.dvc.values():
+        md5 = version.get("md5", "")
+        if md5.startswith(digits) or version.get("git_rev", "").startswith(digits):
+            yield f"dvc:{md5}"
+    for one in run.attempts:
+        if one.config.startswith(digits):
+            yield f"config:{one.config}"
+        if one.code.startswith(digits):
+            yield f"code:{one.code}"
+        if one.key.startswith(digits) and not one.cached_from:
+            yield task_id(run.run_id, one)
+        for sha256 in (*one.inputs.values(), *one.outputs.values()):
+            if sha256.startswith(digits):
+                yield f"artifact:{sha256}"
