@@ -19,8 +19,8 @@ def lineage(
         str,
         typer.Argument(
             metavar="NAME|DIGEST",
-            help="MODEL@VERSION, MODEL@ALIAS, a run, RUN:TASK, a corpus, a sample key, or six digits "
-            "or more of a digest.",
+            help="MODEL@VERSION, MODEL@ALIAS, a run, RUN:TASK, a corpus, a sample key, or six "
+            "digits or more of a digest.",
         ),
     ],
     forward: Annotated[

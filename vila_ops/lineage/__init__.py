@@ -1,4 +1,4 @@
-"""What was made from what: versions, runs, tasks, artifacts, code, config and data, as one graph."""
+"""What was made from what: versions, runs, tasks, artifacts, code, config, data: one graph."""
 
 from vila_ops.lineage.back import trace_back
 from vila_ops.lineage.find import find, find_one

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from components.registry import records
 from components.runtime.record import Attempt, RunRecord
 from vila_core.errors import NotFound
 from vila_core.jsonio import digest
@@ -135,20 +136,21 @@ def read_run(store: Store, run_id: str) -> RunFacts:
 
 
 def read_version(store: Store, model: str, number: int) -> VersionFacts:
-    """Read a version as it lies there. Raises NotFound, or one of MALFORMED."""
-    value = json.loads(store.read(f"registry/{model}/versions/{number}.json"))
-    lineage = value.get("lineage") or {}
+    """Read a version. Raises NotFound, Damaged, or one of MALFORMED."""
+    place = f"registry/{model}/versions/{number}.json"
+    value = records.read_version(store.read(place), place, model, number)
+    lineage = value.lineage
     given = (lineage.get("register") or {}).get("inputs") or {}
     return VersionFacts(
         model=model,
         number=number,
-        run_id=_text(value["run_id"]),
-        key=_text(value["key"]),
-        created_at=_text(value.get("created_at") or ""),
-        created_by=_text(value.get("created_by") or ""),
-        artifact=_text(value["artifact"]["sha256"]),
-        results=_text(value.get("results") or given.get("results") or ""),
-        baseline=_text(value.get("baseline") or given.get("baseline") or ""),
+        run_id=value.run_id,
+        key=value.key,
+        created_at=value.created_at,
+        created_by=value.created_by,
+        artifact=value.artifact.sha256,
+        results=_text(value.results or given.get("results") or ""),
+        baseline=_text(value.baseline or given.get("baseline") or ""),
         tasks={
             _text(task): {
                 "stage": _text(entry["stage"]),

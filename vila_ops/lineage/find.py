@@ -35,7 +35,9 @@ def find(index: LineageIndex, text: str) -> list[str]:
 def find_one(index: LineageIndex, text: str) -> str:
     """Return the one node that a text means. Raises UserError where it is none, or several."""
     found = find(index, text)
-    if len(found) == 1 or (found and found[0].partition(":")[2] == text.strip()):
+    exact = bool(found) and found[0].partition(":")[2] == text.strip()
+    sample = "/" in text and [one.partition(":")[0] for one in found] == ["shard", "corpus"]
+    if len(found) == 1 or exact or sample:
         return found[0]
     if found:
         some = "\n".join(
@@ -54,8 +56,8 @@ def _nothing(index: LineageIndex, text: str) -> str:
     hint = (
         f"did you mean '{close[0]}'?"
         if close
-        else "give MODEL@VERSION, MODEL@ALIAS, a run's id, RUN:TASK, a corpus, a sample key, or six "
-        "digits or more of a digest."
+        else "give MODEL@VERSION, MODEL@ALIAS, a run's id, RUN:TASK, a corpus, a sample key, or "
+        "six digits or more of a digest."
     )
     return f"nothing in {index.store.uri} is called '{text}'; {hint}"
 
@@ -117,20 +119,22 @@ def _corpora(index: LineageIndex) -> list[str]:
 
 
 def _sample(index: LineageIndex, key: str) -> Iterator[str]:
-    """Yield the corpora that hold a sample, and its shards, as `vila data trace` finds them."""
-    from vila_ops.data.trace import places
+    """Yield the shards and corpora that hold a sample; their indexes say so."""
+    from vila_core.data.corpus import Corpus
+    from vila_ops.planned_data import at_hand
 
-    try:
-        found = places(index.store, key)
-    except (VilaError, ValueError, KeyError):
-        return
-    for place in found:
-        facts = index.data(place.data)
-        for corpus in facts.corpora if facts else ():
-            for shard in corpus.shards:
-                if place.shard == f"corpora/{corpus.name}/{shard.path}":
-                    yield f"shard:{shard.sha256}"
-                    yield f"corpus:{place.data}/{corpus.name}"
+    name = key.partition("/")[0]
+    for facts in index.all_data():
+        known = next((one for one in facts.corpora if one.name == name), None)
+        try:
+            corpus = Corpus.open(at_hand(index.store, facts.sha256) / "corpora" / name)
+            number = corpus.find(key)
+            shard = known.shards[int(corpus.index.shard[number])] if known else None
+        except (VilaError, OSError, LookupError, ValueError, TypeError):
+            continue  # it is gone, damaged, or has no such sample
+        if shard is not None:
+            yield f"shard:{shard.sha256}"
+            yield f"corpus:{facts.sha256}/{name}"
 
 
 def _digests(index: LineageIndex, digits: str) -> Iterator[str]:

@@ -115,7 +115,7 @@ def _version(index: LineageIndex, value: str) -> Iterator[Step | int]:
     stood = [
         entry.alias
         for entry in Registry(index.store).history(found.model)
-        if entry.alias and entry.after == found.number
+        if entry.moves and entry.alias and entry.version == found.number
     ]
     for alias in dict.fromkeys(stood):
         now = Registry(index.store).aliases(found.model).get(alias) == found.number

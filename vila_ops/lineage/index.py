@@ -22,7 +22,8 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 
-from vila_core.errors import Conflict, NotFound, StoreError
+from components.registry.history import is_record
+from vila_core.errors import Conflict, Damaged, NotFound, StoreError
 from vila_core.store import Store
 from vila_ops.lineage.facts import (
     MALFORMED,
@@ -206,7 +207,7 @@ class LineageIndex:
             key: tag
             for model in self.store.children("registry")
             for key, tag in _tags(self.store, f"registry/{model}/versions")
-            if key.endswith(".json")
+            if is_record(key.rpartition("/")[2])
         }
         self._forget("registry/", tags.keys())
         for key, tag in tags.items():
@@ -219,6 +220,8 @@ class LineageIndex:
                 self._put(key, Packed.of(to_json(facts), tag), tag, "")
             except NotFound:
                 continue
+            except Damaged as error:
+                self._put(key, None, tag, str(error))
             except MALFORMED as error:
                 self._put(key, None, tag, f"{type(error).__name__}: {error}")
 

@@ -46,7 +46,7 @@ def _told(node: Node) -> Iterator[str]:
         line = f"{line}, {text}" if line else text
     if line:
         yield line
-    if node.note:
+    if node.note and (not cached or "gone" in node.note):  # else the branch says it
         yield f"({node.note})"
 
 
