@@ -11,9 +11,10 @@ from pydantic import field_validator
 
 from components.registry import Registry, Version
 from components.registry.contamination import asked_for
-from components.registry.gates import Candidate, Gate, Judged, judge
-from components.registry.gates.candidate import read_metrics
+from components.registry.gates.candidate import Candidate, read_metrics
+from components.registry.gates.conditions import Gate
 from components.registry.gates.files import raw_gates
+from components.registry.gates.judge import Judged, judge
 from components.registry.lineage import lineage_of
 from components.registry.users import user_name
 from components.runtime.record import RunRecord

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from components.registry import Registry
-from components.registry.gates import Gate
+from components.registry.gates.conditions import Gate
 from components.registry.gates.thresholds import threshold_verdicts
 from components.registry.noise import Measured, NoiseLedger
 from components.registry.stage import Config

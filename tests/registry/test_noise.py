@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from components.registry.gates import Gate
+from components.registry.gates.conditions import Gate
 from components.registry.gates.thresholds import threshold_verdicts
 from components.registry.noise import Measured, NoiseLedger, Spread, seeds_of, without_seeds
 from vila_core.errors import Damaged, UserError

@@ -12,7 +12,7 @@ from vila_ops.cli.render import console
 
 if TYPE_CHECKING:
     from components.registry import HistoryEntry
-    from components.registry.gates import Verdict
+    from components.registry.gates.verdict import Verdict
     from vila_ops.registry.promote import Judgement
 
 PAIRED = ("non-inferior", "superior")

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from components.registry import HistoryEntry, Registry, Version
-from components.registry.gates import Candidate, Verdict, judge
+from components.registry.gates.candidate import Candidate
 from components.registry.gates.files import NamedGates, load_gates, names
+from components.registry.gates.judge import judge
+from components.registry.gates.verdict import Verdict
 from components.registry.lineage import lineage_of
 from components.registry.registry import check_name
 from components.registry.stage import Config as RegisterConfig
