@@ -73,8 +73,8 @@ def measured(store: Store, version: Version) -> Results:
 
 def results_of(version: Version) -> str:
     """Return the sha256 of the artifact with a version's evaluation records, "" if not recorded."""
-    inputs = (version.lineage.get("register") or {}).get("inputs") or {}
-    return str(inputs.get("results") or "")
+    inputs = (version.lineage.get("register") or {}).get("inputs") or {}  # versions of before
+    return version.results or str(inputs.get("results") or "")
 
 
 def _rows(metrics: Mapping[str, float], summary: Mapping[str, Any]) -> Iterator[Measured]:
