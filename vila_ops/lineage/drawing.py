@@ -76,9 +76,7 @@ def _lines(graph: Graph) -> list[Line]:
     """Return the lines, with artifacts between two tasks taken out."""
     below: dict[str, list[tuple[str, str]]] = {}
     for edge in graph.edges:
-        above, under = (
-            (edge.source, edge.made) if graph.forward else (edge.made, edge.source)
-        )
+        above, under = (edge.source, edge.made) if graph.forward else (edge.made, edge.source)
         below.setdefault(above, []).append((under, edge.label))
     taken_out = {name for name, node in graph.nodes.items() if _between(graph, node, below)}
     found: dict[tuple[str, str], Line] = {}

@@ -10,11 +10,12 @@ from components.registry import Registry
 from vila_core.errors import Damaged, UserError, VilaError
 from vila_ops.lineage.facts import DataFacts, RunFacts, VersionFacts
 from vila_ops.lineage.index import Facts, LineageIndex
-from vila_ops.lineage.nodes import task_id
+from vila_ops.lineage.nodes import attempt_of, corpus_parts, task_id, version_of
 
 LEAST_DIGITS = 6
 MOST_FOUND = 50
 _HEX = re.compile(r"[0-9a-f]{6,64}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _RECORDS = 500
 """Records that are looked through for what a digest is."""
 
@@ -26,6 +27,8 @@ def find(index: LineageIndex, text: str) -> list[str]:
     """
     text = text.strip()
     found = dict.fromkeys(_named(index, text))
+    if not found and _is_node(index, text):
+        return [text]
     digits = text.lower().removeprefix("sha256:")
     if _HEX.fullmatch(digits):
         found |= dict.fromkeys(_digests(index, digits))
@@ -45,10 +48,37 @@ def find_one(index: LineageIndex, text: str) -> str:
         )
         more = f"\n  and {len(found) - 8} more" if len(found) > 8 else ""
         raise UserError(f"'{text}' may mean {len(found)} things; give more of one:\n{some}{more}")
-    raise UserError(_nothing(index, text))
+    raise UserError(nothing_found(index, text))
 
 
-def _nothing(index: LineageIndex, text: str) -> str:
+def _is_node(index: LineageIndex, text: str) -> bool:
+    """Return whether a text is the name of a node, as graphs give it."""
+    kind, _, value = text.partition(":")
+    if kind == "task":
+        return attempt_of(index, value) is not None or value.endswith("/0")
+    if kind in ("artifact", "shard", "config", "code"):
+        return bool(_SHA256.fullmatch(value)) and bool(index.holding(value))
+    if kind == "corpus":
+        data, name = corpus_parts(value)
+        facts = index.data(data) if data else None
+        if facts is None:
+            return not data and bool(name)
+        return any(one.name == name for one in facts.corpora)
+    if kind == "run":
+        return index.run(value) is not None
+    if kind == "version":
+        return version_of(index, value) is not None
+    if kind in ("dvc", "commit"):
+        return bool(_HEX.fullmatch(value)) and bool(index.holding(value))
+    return kind == "alias" and "@" in value and value.partition("@")[0] in _models(index)
+
+
+def _models(index: LineageIndex) -> set[str]:
+    return {name.partition("@")[0] for name in index.version_names()}
+
+
+def nothing_found(index: LineageIndex, text: str) -> str:
+    """Return why a text means nothing here, and what may be asked for instead."""
     if re.fullmatch(r"[0-9a-f]{1,5}", text.lower()):
         return f"'{text}' is too short for a digest: give at least {LEAST_DIGITS} digits."
     known = [*index.run_ids(), *index.version_names(), *_corpora(index)]

@@ -70,6 +70,9 @@ class LineageIndex:
         self._absent: set[str] = set()  # data that was not there when it was looked for
         self._parsed = lru_cache(MOST_PARSED)(lambda packed: from_json(packed.value()))
 
+    def __len__(self) -> int:
+        return len(self._entries)
+
     def refresh(self) -> None:
         """Learn what is new in the store. Raises StoreError."""
         if not self._opened:

@@ -20,7 +20,7 @@ from vila_ops.web.access import Access
 from vila_ops.web.api import Problem
 from vila_ops.web.guard import Guard
 from vila_ops.web.pages import page
-from vila_ops.web.routes import health, login, metrics, run, runs, samples
+from vila_ops.web.routes import health, lineage, login, metrics, run, runs, samples
 from vila_ops.web.tokens import Tokens
 from vila_ops.web.watch import Watch
 
@@ -52,7 +52,7 @@ def create_app(store: Store, tokens: Tokens | None = None) -> FastAPI:
     app.state.access = access
     app.state.samples = Samples(store)
     app.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
-    for routes in (runs, run, login, health, metrics, samples):
+    for routes in (runs, run, login, health, metrics, samples, lineage):
         app.include_router(routes.router)
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(NotFound, _not_found)

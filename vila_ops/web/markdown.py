@@ -1,4 +1,4 @@
-"""Markdown that others wrote, as HTML: no tags of theirs, no scripts, nothing loaded from elsewhere."""
+"""Markdown of others as HTML: no tags of theirs, no scripts, nothing loaded from elsewhere."""
 
 from __future__ import annotations
 
@@ -47,6 +47,8 @@ def _parser() -> MarkdownIt:
     made.add_render_rule("heading_open", _heading)
     made.add_render_rule("heading_close", _heading)
     made.add_render_rule("table_open", _table)
+    made.add_render_rule("th_open", _cell)
+    made.add_render_rule("td_open", _cell)
     made.add_render_rule("table_close", lambda *_: "</table></div>\n")
     return made
 
@@ -74,4 +76,11 @@ def _heading(renderer: Any, tokens: Sequence[Token], at: int, options: Any, env:
 
 
 def _table(renderer: Any, tokens: Sequence[Token], at: int, options: Any, env: Any) -> str:
-    return '<div class="scroll" tabindex="0" role="region" aria-label="Table"><table class="narrow">\n'
+    lead = '<div class="scroll" tabindex="0" role="region" aria-label="Table">'
+    return f'{lead}<table class="narrow">\n'
+
+
+def _cell(renderer: Any, tokens: Sequence[Token], at: int, options: Any, env: Any) -> str:
+    aligned = "right" in str(tokens[at].attrs.get("style", ""))  # no style attributes: the CSP
+    kind = ' class="right"' if aligned else ""
+    return f"<{tokens[at].tag}{kind}>"

@@ -1,0 +1,262 @@
+"""The registry as pages and the API show it: read anew each time, and never all of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from components.registry import HistoryEntry, Registry, Version
+from components.registry.gates.approvals import approvers, rejection
+from components.registry.history import entry_place, numbers_in
+from components.registry.records import read_entry
+from components.registry.registry import check_name
+from vila_core.errors import Damaged, NotFound, UserError, VilaError
+from vila_core.store import Store
+from vila_ops.run_index import finite
+
+PAGE_ROWS = 50
+MOST_FILES = 500
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where an alias stands, and the entry that brought it there."""
+
+    alias: str
+    version: int
+    entry: HistoryEntry
+
+    @property
+    def passed(self) -> bool | None:
+        """Whether all gates had passed; None where none were asked."""
+        return passed(self.entry.evidence)
+
+
+@dataclass(frozen=True)
+class Past:
+    """The history of a model; if it is `broken` (which says why), what is left of it."""
+
+    entries: Sequence[HistoryEntry]
+    broken: str = ""
+
+    @property
+    def standing(self) -> list[Standing]:
+        """Where the aliases stand; nowhere where the history is broken."""
+        if self.broken:
+            return []
+        latest = {entry.alias: entry for entry in self.entries if entry.moves and entry.alias}
+        return [Standing(alias, entry.version, entry) for alias, entry in sorted(latest.items())]
+
+    def aliases_of(self, number: int) -> list[str]:
+        """Return the aliases that stand at a version."""
+        return [one.alias for one in self.standing if one.version == number]
+
+    def decision(self, number: int) -> str:
+        """Return rejected, approved or nothing."""
+        if self.broken:
+            return ""
+        if rejection(self.entries, number):
+            return "rejected"
+        return "approved" if approvers(self.entries, number) else ""
+
+    def forced(self, number: int) -> list[HistoryEntry]:
+        """Return the moves to a version that were forced."""
+        return [one for one in self.entries if one.moves and one.forced and one.version == number]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A version in a table; `problem` where its record can't be read."""
+
+    number: int
+    version: Version | None
+    aliases: Sequence[str]
+    decision: str
+    forced: bool
+    problem: str = ""
+
+    @property
+    def passed(self) -> bool | None:
+        """Whether the gates passed when it was registered; None where none were asked."""
+        return passed(self.version.evidence) if self.version else None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A model in the list of models."""
+
+    name: str
+    count: int
+    newest: int | None
+    past: Past
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of an artifact."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a gate found, read from evidence that may be anybody's."""
+
+    passed: bool
+    text: str
+    kind: str
+    gate: str
+    asked: str
+    numbers: Sequence[tuple[str, float | str]]
+    interval: tuple[float, float, float, float] | None  # low, difference, high, the least allowed
+    fix: str
+
+
+def models(store: Store) -> tuple[list[str], list[str]]:
+    """Return the names of all models, and of folders that can't be any."""
+    good, foreign = [], []
+    for name in Registry(store).models():
+        try:
+            check_name(name, "a model")
+            good.append(name)
+        except UserError:
+            foreign.append(name)
+    return good, foreign
+
+
+def known_model(store: Store, model: str) -> None:
+    """Raise NotFound unless there is such a model."""
+    try:
+        check_name(model, "a model")
+        if store.children(f"registry/{model}"):
+            return
+    except (UserError, ValueError):
+        pass
+    raise NotFound(f"no model '{model}' is registered in {store.uri}.")
+
+
+def past(store: Store, model: str) -> Past:
+    """Return a model's history, whole or not. Raises StoreError for a store that is away."""
+    try:
+        return Past(Registry(store).history(model))
+    except Damaged as error:
+        return Past(_left(store, model), str(error))
+
+
+def _left(store: Store, model: str) -> list[HistoryEntry]:
+    found = []
+    for number in numbers_in(store.children(f"registry/{model}/history")):
+        place = entry_place(model, number)
+        try:
+            found.append(read_entry(store.read(place), place))
+        except (Damaged, NotFound):
+            continue
+    return found
+
+
+def numbers(store: Store, model: str) -> list[int]:
+    """Return the numbers of a model's versions, in order."""
+    return numbers_in(store.children(f"registry/{model}/versions"))
+
+
+def summary(store: Store, model: str) -> Summary:
+    """Return a model for the list. What can't be read is told in it."""
+    try:
+        found = numbers(store, model)
+        return Summary(model, len(found), found[-1] if found else None, past(store, model))
+    except (VilaError, OSError) as error:
+        return Summary(model, 0, None, Past(()), str(error))
+
+
+def rows(store: Store, model: str, wanted: Iterable[int], found: Past) -> list[Row]:
+    """Return versions for a table."""
+    return [_row(store, model, number, found) for number in wanted]
+
+
+def _row(store: Store, model: str, number: int, found: Past) -> Row:
+    version, problem = None, ""
+    try:
+        version = Registry(store).version(model, number)
+    except (VilaError, OSError) as error:
+        problem = str(error)
+    return Row(
+        number,
+        version,
+        found.aliases_of(number),
+        found.decision(number),
+        bool(found.forced(number)),
+        problem,
+    )
+
+
+def passed(evidence: Mapping[str, Any]) -> bool | None:
+    """Return whether the gates in evidence passed; None where none were asked."""
+    gates = evidence.get("gates")
+    return bool(evidence.get("passed")) if isinstance(gates, list) and gates else None
+
+
+def verdicts(evidence: Mapping[str, Any]) -> list[Verdict]:
+    """Return what the gates found, whatever wrote the evidence."""
+    gates = evidence.get("gates")
+    found = gates if isinstance(gates, list) else []
+    return [_verdict(one) for one in found if isinstance(one, Mapping)]
+
+
+def _verdict(value: Mapping[str, Any]) -> Verdict:
+    given = value.get("details")
+    details: Mapping[str, Any] = given if isinstance(given, Mapping) else {}
+    named = ("gate", "asked", "found", "fix")
+    told: list[tuple[str, float | str]] = []
+    for name, one in details.items():
+        if name not in named and (text := _told(one)) is not None:
+            told.append((str(name).replace("_", " "), text))
+    return Verdict(
+        passed=value.get("passed") is True,
+        text=str(value.get("text") or ""),
+        kind=str(value.get("kind") or "threshold"),
+        gate=str(details.get("gate") or ""),
+        asked=str(details.get("asked") or ""),
+        numbers=told,
+        interval=_interval(details),
+        fix=str(details.get("fix") or ""),
+    )
+
+
+def _told(value: object) -> float | str | None:
+    number = finite(value)
+    if number is not None:
+        return number
+    if isinstance(value, str | bool):
+        return str(value)[:300]
+    if isinstance(value, list | tuple) and value and all(isinstance(one, str) for one in value):
+        return ", ".join(value)[:300]
+    return None
+
+
+def _interval(details: Mapping[str, Any]) -> tuple[float, float, float, float] | None:
+    low, middle, high = (finite(details.get(name)) for name in ("low", "difference", "high"))
+    if low is None or middle is None or high is None:
+        return None
+    return low, middle, high, -(finite(details.get("margin")) or 0.0)
+
+
+def files(store: Store, sha256: str) -> tuple[list[File], int, int]:
+    """Return the files of an artifact (MOST_FILES at most), how many there are, and their bytes.
+
+    Raises NotFound, and Damaged for a manifest that is not the one that was published.
+    """
+    place = f"artifacts/{sha256}/manifest.json"
+    data = store.read(place)
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise Damaged(f"{place}: does not match the artifact's digest; it was changed.")
+    found = [
+        File(str(one["path"]), int(one["size"]), str(one["sha256"]))
+        for one in json.loads(data)["files"]
+    ]
+    return found[:MOST_FILES], len(found), sum(one.size for one in found)
