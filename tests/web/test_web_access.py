@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import os
 import re
@@ -17,8 +18,7 @@ from starlette.testclient import TestClient
 
 from vila_core.errors import UserError
 from vila_core.store import Store
-from vila_ops.web.access import COOKIE, Access
-from vila_ops.web.guard import is_loopback
+from vila_ops.web.access import COOKIE, Access, is_loopback
 from vila_ops.web.roles import Role, Viewer
 from vila_ops.web.sessions import HOURS
 from vila_ops.web.tokens import Tokens, make_token
@@ -45,7 +45,8 @@ def client(folder_store: Store, file: Path, token: str) -> TestClient:
 
 def name_of(access: Access, cookie: str) -> str | None:
     headers = [(b"cookie", f"{COOKIE}={cookie}".encode())]
-    viewer = access.of_session(Request({"type": "http", "scheme": "http", "headers": headers}))
+    request = Request({"type": "http", "scheme": "http", "headers": headers})
+    viewer = asyncio.run(access.of_session(request))
     return viewer.name if viewer else None
 
 

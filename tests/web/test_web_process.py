@@ -101,7 +101,7 @@ def test_a_bucket_without_server_is_told(tmp_path: Path, dashboards: list[Dashbo
 def test_tokens_by_the_command_line(tmp_path: Path, dashboards: list[Dashboard]) -> None:
     refused = vila("--host", "0.0.0.0", cwd=tmp_path)
     assert refused.returncode == 2
-    assert "needs --tokens FILE; fix: vila dashboard token" in refused.stderr
+    assert "needs --tokens FILE or --oidc FILE; fix: vila dashboard token" in refused.stderr
     made = vila("token", "--name", "ada", "--file", "tokens", cwd=tmp_path)
     token = made.stdout.strip()
     assert token.startswith("vila_")

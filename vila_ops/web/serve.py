@@ -14,8 +14,20 @@ import uvicorn
 from fastapi import FastAPI
 
 from vila_core.errors import UserError
+from vila_ops.web.access import is_loopback
 
 GRACE_SECONDS = 5
+MOST_CONNECTIONS = 512
+"""Those above are answered with 503: slow clients must not take all memory."""
+
+
+def check_host(host: str, *, guarded: bool) -> None:
+    """Raise UserError for an address that others can reach while nobody has to log in."""
+    if not guarded and not is_loopback(host):
+        raise UserError(
+            f"--host {host}: others can reach it, so it needs --tokens FILE or --oidc FILE; "
+            "fix: vila dashboard token --name YOU --file FILE makes a token"
+        )
 
 
 def serve(app: FastAPI, host: str, port: int, say: Callable[[str], None]) -> None:
@@ -24,10 +36,13 @@ def serve(app: FastAPI, host: str, port: int, say: Callable[[str], None]) -> Non
     Raises UserError for an address that can't be listened on.
     """
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("vila.audit").setLevel(logging.INFO)
     config = uvicorn.Config(
         app,
         log_config=None,
         access_log=False,
+        proxy_headers=False,  # the guard believes those proxies alone that it was told of
+        limit_concurrency=MOST_CONNECTIONS,
         server_header=False,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
