@@ -27,6 +27,14 @@ class Kept(Generic[T]):
         """How much is held, by what each value was said to take."""
         return self._bytes
 
+    def peek(self, name: Hashable) -> T | None:
+        """Return the value of that name if it is there."""
+        with self._lock:
+            if name not in self._held:
+                return None
+            self._held.move_to_end(name)
+            return self._held[name][0]
+
     def get(self, name: Hashable, make: Callable[[], tuple[T, int]]) -> T:
         """Return the value of that name; `make` gives it with its size in bytes where it is new.
 

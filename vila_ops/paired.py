@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from components.registry.noise import Spread
 from vila_core.errors import UserError
 from vila_core.eval.bootstrap import unit_error, unit_interval, unit_sums
-from vila_core.eval.records import SEEN
 from vila_core.eval.significance import holm, mcnemar, minimum_detectable_effect, permutation
-from vila_core.store import Store, read_file, ref_of
-from vila_ops.runs import find_run, find_task, load_view
-from vila_ops.view import FINAL_EVALUATION, RunView, TaskView
+from vila_core.store import Store
+from vila_ops.evaluations import Evaluation, Group, Key, open_evaluation
 
-RECORDS, RESULTS = "records.jsonl", "results"
 LEVEL, POWER = 0.95, 0.8
-
-Key = tuple[str, int]
-"""Benchmark (or task of an evaluation set) and number of shots."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +69,8 @@ class Paired:
     second: str
     rows: tuple[Row, ...]
     skipped: Mapping[str, str]
+    tests: int
+    """How many the p-values are corrected for."""
 
     def as_json(self) -> dict[str, Any]:
         """Return the comparison as a JSON-able mapping."""
@@ -81,7 +79,7 @@ class Paired:
             "second": self.second,
             "level": LEVEL,
             "power": POWER,
-            "corrected_for": len(self.rows),
+            "corrected_for": self.tests,
             "rows": [asdict(row) | {"verdict": row.verdict} for row in self.rows],
             "skipped": dict(self.skipped),
         }
@@ -96,126 +94,82 @@ def compare_paired(
     what the ledger knows, by metric (`benchmark/accuracy@shots` is looked up). Raises UserError
     where there are no records, or none of the same questions.
     """
-    ours, theirs = _Evaluation(store, first), _Evaluation(store, second)
-    shared = [key for key in ours.groups if key in theirs.groups]
+    ours, theirs = (open_evaluation(store, text) for text in (first, second))
+    (found,) = assemble([pair_of(ours, theirs)], noise)
+    if not found.rows:
+        why = "; ".join(f"{name}: {reason}" for name, reason in found.skipped.items())
+        raise UserError(
+            f"{ours.name} and {theirs.name} have no scored question in common ({why}); evaluate "
+            "both on the same benchmark"
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What two evaluations say of each other, before it is known how many tests there are.
+
+    `made` holds a row's values, with the `error` of its difference, by `benchmark@shots`.
+    """
+
+    first: str
+    second: str
+    made: Mapping[str, Mapping[str, Any]]
+    skipped: Mapping[str, str]
+
+
+def pair_of(ours: Evaluation, theirs: Evaluation) -> Pair:
+    """Test two evaluations question by question."""
     skipped = {
         f"{name}@{shots}": f"only in {side.name}"
         for side, other in ((ours, theirs), (theirs, ours))
         for name, shots in side.groups
         if (name, shots) not in other.groups
     }
-    made: dict[str, dict[str, Any]] = {}
-    for key in shared:
+    made: dict[str, Mapping[str, Any]] = {}
+    for key in ours.groups:
+        if key not in theirs.groups:
+            continue
         name = f"{key[0]}@{key[1]}"
-        found = _compared(ours, theirs, key)
+        found = _compared(ours.groups[key], theirs.groups[key], key)
         if isinstance(found, str):
             skipped[name] = found
         else:
             made[name] = found
-    if not made:
-        why = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
-        raise UserError(
-            f"{ours.name} and {theirs.name} have no scored question in common ({why}); evaluate "
-            "both on the same benchmark"
-        )
-    corrected = holm({name: row["p"] for name, row in made.items()})
-    rows = tuple(
-        Row(
-            **{key: value for key, value in row.items() if key != "error"},
-            p_holm=corrected[name],
-            detectable=minimum_detectable_effect(
-                row["error"], level=LEVEL, power=POWER, comparisons=len(made)
-            )
-            if row["error"]
-            else None,
-            noise=_noise(noise or {}, row),
-        )
-        for name, row in made.items()
+    return Pair(ours.name, theirs.name, made, skipped)
+
+
+def assemble(pairs: Sequence[Pair], noise: Mapping[str, Spread] | None = None) -> list[Paired]:
+    """Return the comparisons, with p-values corrected (Holm) for all tests in all of them."""
+    corrected = holm(
+        {
+            f"{place} {name}": row["p"]
+            for place, pair in enumerate(pairs)
+            for name, row in pair.made.items()
+        }
     )
-    return Paired(ours.name, theirs.name, rows, skipped)
-
-
-class _Evaluation:
-    """The records of a run's evaluation, by benchmark and shots; blind and other controls aside."""
-
-    def __init__(self, store: Store, text: str) -> None:
-        run_text, _, task_name = text.partition(":")
-        view = load_view(store, find_run(store, run_text))
-        self.name = f"{view.run_id}:{task_name}" if task_name else view.run_id
-        self.groups: dict[Key, list[dict[str, Any]]] = {}
-        makers: dict[Key, str] = {}
-        for task in _tasks(view, task_name):
-            for row in _records(store, task):
-                key = row["task"], row["shots"]
-                if row["condition"] == SEEN:
-                    if makers.setdefault(key, task.name) != task.name:
-                        raise UserError(
-                            f"run {view.run_id} has several evaluations of {key[0]}; name one of "
-                            f"them: {view.run_id}:{makers[key]} or {view.run_id}:{task.name}"
-                        )
-                    self.groups.setdefault(key, []).append(row)
-
-    def versions(self, key: Key) -> set[str]:
-        return {row.get("version", "") for row in self.groups[key]}
-
-    def scores(self, key: Key) -> dict[str, float] | None:
-        """Return the score of each question, averaged over draws of demonstrations."""
-        found: dict[str, list[float]] = {}
-        for row in self.groups[key]:
-            if row["score"] is None:
-                return None
-            found.setdefault(row["key"], []).append(row["score"])
-        return {name: math.fsum(values) / len(values) for name, values in found.items()}
-
-    def prompts(self, key: Key) -> dict[str, list[str]]:
-        found: dict[str, list[str]] = {}
-        for row in self.groups[key]:
-            found.setdefault(row["key"], []).append(row["prompt_digest"])
-        return found
-
-    def units(self, key: Key) -> dict[str, str]:
-        return {row["key"]: row.get("unit") or row["key"] for row in self.groups[key]}
-
-
-def _tasks(view: RunView, name: str) -> list[TaskView]:
-    """Return the tasks whose records count. Raises UserError when there are none."""
-    if name:
-        chosen = [find_task(view, name)]
-    else:
-        final = view.task(FINAL_EVALUATION)
-        chosen = [final] if final is not None else list(view.tasks)
-    found = [task for task in chosen if _results(task)]
-    if not found:
-        what = f"task {name} of run {view.run_id}" if name else f"run {view.run_id}"
-        others = [task.name for task in view.tasks if _results(task)]
-        fix = (
-            f"name one that has: {view.run_id}:{others[0]}"
-            if others
-            else "finish an evaluation of it first"
+    return [
+        Paired(
+            pair.first,
+            pair.second,
+            tuple(
+                Row(
+                    **{key: value for key, value in row.items() if key != "error"},
+                    p_holm=corrected[f"{place} {name}"],
+                    detectable=minimum_detectable_effect(
+                        row["error"], level=LEVEL, power=POWER, comparisons=len(corrected)
+                    )
+                    if row["error"]
+                    else None,
+                    noise=_noise(noise or {}, row),
+                )
+                for name, row in pair.made.items()
+            ),
+            pair.skipped,
+            len(corrected),
         )
-        raise UserError(f"{what} has no records of an evaluation; {fix}")
-    return found
-
-
-def _results(task: TaskView) -> str | None:
-    return next((made["sha256"] for made in task.artifacts if made["name"] == RESULTS), None)
-
-
-def _records(store: Store, task: TaskView) -> Iterable[dict[str, Any]]:
-    """Yield the records of a task. Raises NotFound, Damaged, and UserError for other content."""
-    ref = ref_of(store, _results(task) or "")
-    text = read_file(store, ref, RECORDS).decode("utf-8")
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line:
-            continue
-        try:
-            row = json.loads(line)
-            _ = row["key"], row["task"], row["shots"], row["condition"], row["score"]
-            yield row
-        except (ValueError, KeyError, TypeError):
-            raise UserError(
-                f"{ref.uri}/{RECORDS}:{number}: is not a record of an evaluation"
-            ) from None
+        for place, pair in enumerate(pairs)
+    ]
 
 
 def _noise(noise: Mapping[str, Spread], row: Mapping[str, Any]) -> float | None:
@@ -223,28 +177,25 @@ def _noise(noise: Mapping[str, Spread], row: Mapping[str, Any]) -> float | None:
     return None if spread is None else spread.difference()
 
 
-def _compared(ours: _Evaluation, theirs: _Evaluation, key: Key) -> dict[str, Any] | str:
+def _compared(ours: Group, theirs: Group, key: Key) -> dict[str, Any] | str:
     """Return a row's values with the `error` of its difference, or why there is no row."""
-    versions = ours.versions(key), theirs.versions(key)
-    if versions[0] != versions[1]:
-        both = " and ".join(", ".join(sorted(found)) or "none" for found in versions)
+    if ours.versions != theirs.versions:
+        both = " and ".join(", ".join(sorted(each.versions)) or "none" for each in (ours, theirs))
         return f"asked by different versions of the benchmark ({both}); evaluate both again"
-    first, second = ours.scores(key), theirs.scores(key)
-    if first is None or second is None:
+    if not (ours.scored and theirs.scored):
         return "scores are not known here (the answers are not public, or a judge is missing)"
-    keys = [name for name in first if name in second]
-    if not keys:
+    places = shared_places(ours, theirs)
+    if not len(places[0]):
         return "asked of different questions"
-    units = [ours.units(key)[name] for name in keys]
-    a, b = [first[name] for name in keys], [second[name] for name in keys]
+    units = [ours.asked.units[place] for place in places[0].tolist()]
+    a, b = ours.scores[places[0]].tolist(), theirs.scores[places[1]].tolist()
     differences = [y - x for x, y in zip(a, b, strict=True)]
-    prompts = ours.prompts(key), theirs.prompts(key)
     interval = unit_interval(differences, units, level=LEVEL)
     test, p = _test(a, b, units)
     return {
         "benchmark": key[0],
         "shots": key[1],
-        "questions": len(keys),
+        "questions": len(units),
         "units": len(set(units)),
         "first": math.fsum(a) / len(a),
         "second": math.fsum(b) / len(b),
@@ -253,10 +204,21 @@ def _compared(ours: _Evaluation, theirs: _Evaluation, key: Key) -> dict[str, Any
         "high": interval["high"],
         "test": test,
         "p": p,
-        "left_out": len(first) + len(second) - 2 * len(keys),
-        "other_prompts": sum(prompts[0][name] != prompts[1][name] for name in keys),
+        "left_out": len(ours.scores) + len(theirs.scores) - 2 * len(units),
+        "other_prompts": int((ours.prompts[places[0]] != theirs.prompts[places[1]]).sum()),
         "error": unit_error(differences, units),
     }
+
+
+def shared_places(ours: Group, theirs: Group) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return where in each of both the questions stand that both were asked, in our order."""
+    if ours.asked is theirs.asked:
+        every = np.arange(len(ours.scores))
+        return every, every
+    index = theirs.asked.index
+    pairs = [(at, index[key]) for at, key in enumerate(ours.asked.keys) if key in index]
+    both = np.array(pairs, dtype=np.intp).reshape(-1, 2)
+    return both[:, 0], both[:, 1]
 
 
 def _test(

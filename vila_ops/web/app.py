@@ -11,9 +11,11 @@ from fastapi.staticfiles import StaticFiles
 
 from vila_core import __version__
 from vila_core.store import Store
+from vila_ops.comparing.pairs import Pairs
 from vila_ops.samples import Samples
 from vila_ops.web.access import Access
 from vila_ops.web.api import audit as api_audit
+from vila_ops.web.api import compare as api_compare
 from vila_ops.web.api.schema import describe
 from vila_ops.web.errors import API, broken, tell_errors
 from vila_ops.web.guard import Guard
@@ -21,6 +23,8 @@ from vila_ops.web.limits import Network
 from vila_ops.web.oidc import Provider
 from vila_ops.web.routes import (
     audit,
+    compare,
+    compare_files,
     health,
     lineage,
     login,
@@ -62,6 +66,7 @@ def create_app(
     app.state.watch = watch
     app.state.access = access
     app.state.samples = Samples(store)
+    app.state.pairs = Pairs(store)
     app.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
     for routes in (
         runs,
@@ -72,7 +77,10 @@ def create_app(
         samples,
         lineage,
         audit,
+        compare,
+        compare_files,
         api_audit,
+        api_compare,
     ):
         app.include_router(routes.router)
     tell_errors(app)
