@@ -45,17 +45,26 @@ class Layout:
         end = self._form.assistant_end.strip()
         return "" if end == EOS else end
 
-    def lay_out(self, exchanges: Sequence[Exchange]) -> str:
+    @property
+    def takes_system(self) -> bool:
+        """Whether a system text has its own place."""
+        form = self._form
+        return self._chat is not None or bool(form.system_start or form.system_end)
+
+    def lay_out(self, exchanges: Sequence[Exchange], *, system: str | None = None) -> str:
         """Return the conversation up to where the last answer starts.
 
-        A blank before the answer is part of the answer's first token and left out; a line break is
-        not. Raises UserError for a chat template that can't take it.
+        `system` stands in place of the template's own system text. A blank before the answer is
+        part of the answer's first token and left out; a line break is not. Raises UserError for a
+        chat template that can't take it.
         """
         if self._chat is not None:
-            text = self._chat.conversation(exchanges)
+            text = self._chat.conversation(exchanges, system=system)
         else:
             form = self._filled
             pieces = [opening(form)]
+            if system is not None:
+                pieces = [form.system_start, system, form.system_end]
             for number, (user, answer) in enumerate(exchanges):
                 pieces.append(form.between_turns if number else "")
                 pieces += [form.user_start, user, form.user_end, form.assistant_start]

@@ -140,9 +140,11 @@ class ChatTemplate:
         """Return a question up to where the answer starts."""
         return self.conversation([(question, None)])
 
-    def conversation(self, exchanges: Sequence[tuple[str, str | None]]) -> str:
+    def conversation(
+        self, exchanges: Sequence[tuple[str, str | None]], *, system: str | None = None
+    ) -> str:
         """Return exchanges of user and answer up to where the last answer, None, starts."""
-        messages = []
+        messages = [] if system is None else [Message("system", system)]
         for user, answer in exchanges:
             messages.append(Message("user", user))
             messages += [] if answer is None else [Message("assistant", answer)]

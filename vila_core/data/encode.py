@@ -182,13 +182,13 @@ class Encoder:
     def lay_out(self, sample: Sample) -> Laid:
         """Return the rendered text, and which of its characters are supervised."""
         if self._chat and is_conversation(sample):
-            return self._chat.lay_out(sample, self._clean)
+            return self._chat.lay_out(sample, self.clean)
         texts = []
         marks = bytearray()
         for piece in render(sample, self._filled):
             text = IMAGE_TAG if piece.text is None else piece.text
             if piece.own:
-                text = self._clean(text)
+                text = self.clean(text)
             texts.append(text)
             marks += (b"\1" if piece.supervised else b"\0") * len(text)
         return Laid("".join(texts), np.frombuffer(bytes(marks) + b"\0", dtype=bool))
@@ -207,7 +207,7 @@ class Encoder:
         marks[: offsets[0][1] if offsets else 0] = False
         return Laid(text, marks)
 
-    def _clean(self, text: str) -> str:
+    def clean(self, text: str) -> str:
         """Return a corpus's own text with special tokens and markers broken up."""
         return self._forged.sub(_broken_up, text)
 

@@ -26,6 +26,7 @@ from vila_ops.cli import (
     registry_out,
     reproduce,
     schedules,
+    serve,
     verify,
 )
 
@@ -75,6 +76,7 @@ app.add_typer(cluster.app, name="cluster")
 app.add_typer(dashboard.app, name="dashboard")
 app.add_typer(schedules.app, name="schedules")
 ask.add(app)
+serve.add(app)
 evaluate.add(app)
 exchange.add(app)
 doctor.add(app)

@@ -46,20 +46,22 @@ def serve(app: FastAPI, host: str, port: int, say: Callable[[str], None]) -> Non
         server_header=False,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
-    server = _Server(config)
+    server = QuietServer(config)
 
     def stop(number: int, frame: FrameType | None) -> None:
         server.should_exit = True
 
-    with _listening(host, port) as listening:
+    with listening(host, port) as taken:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, stop)
         shown = f"[{host}]" if ":" in host else host
-        say(f"dashboard: http://{shown}:{listening.getsockname()[1]}")
-        server.run(sockets=[listening])
+        say(f"dashboard: http://{shown}:{taken.getsockname()[1]}")
+        server.run(sockets=[taken])
 
 
-class _Server(uvicorn.Server):
+class QuietServer(uvicorn.Server):
+    """A server that leaves signals to its process."""
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Leave signals to `serve`: uvicorn would raise them again, and the exit code be theirs."""
@@ -67,7 +69,8 @@ class _Server(uvicorn.Server):
 
 
 @contextlib.contextmanager
-def _listening(host: str, port: int) -> Iterator[socket.socket]:
+def listening(host: str, port: int) -> Iterator[socket.socket]:
+    """Give a socket that listens there. Raises UserError for an address where none can."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         made = socket.create_server(address, family=family, backlog=128)
