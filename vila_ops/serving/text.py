@@ -19,7 +19,8 @@ class AnswerText:
 
     def __init__(self, tokenizer: Any, stops: Sequence[str]) -> None:
         self._tokenizer = tokenizer
-        self._special = frozenset(tokenizer.all_special_ids)
+        added = tokenizer.added_tokens_decoder
+        self._special = frozenset(number for number, token in added.items() if token.special)
         self._stops = tuple(stops)
         self._ids: list[int] = []
         self._start = 0  # of the tokens that are decoded again: the next one's blank depends on it
