@@ -246,11 +246,8 @@ def test_the_batch_keeps_to_its_tokens(engines: list[Engine], generator: Generat
     for one, reader in made:
         assert isinstance(reader.end(), Finished)
         widest = max(widest, one.size)
-    rows = [
-        line
-        for line in "".join(engine._figures.lines()).splitlines()
-        if "batch_size_bucket" in line
-    ]
+    lines = "".join(engine._figures.lines()).splitlines()
+    rows = [line for line in lines if "batch_size_bucket" in line]
     most = next(int(row.split('"')[1]) for row in rows if row.endswith(rows[-1].split()[-1]))
     assert widest * 2 <= 100  # two fit, whichever they are
     assert most == 4  # and never more than four of the smallest: (2 + 20 tokens) * 4 < 100

@@ -55,11 +55,11 @@ class Access:
         if request.url.path in OPEN:
             return ""
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
-        name = self._tokens.name_of(token.strip()) if scheme.lower() == "bearer" else None
-        if name is None:
+        known = self._tokens.of(token.strip()) if scheme.lower() == "bearer" else None
+        if known is None:
             raise ApiError(
                 401,
                 "a token of this server is needed: Authorization: Bearer TOKEN",
                 code="invalid_api_key",
             )
-        return name
+        return known.viewer.name
