@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from components.registry import HistoryEntry, Registry, Version
 from components.registry.gates.approvals import approvers, rejection
-from vila_core.errors import UserError
+from vila_core.errors import Conflict, UserError
 from vila_core.store import Store
 
 
@@ -19,12 +19,14 @@ def rollback(
     who: str,
     to: int | None = None,
     force: bool = False,
+    expected: int | None = None,
 ) -> HistoryEntry:
     """Move an alias back: to the version before it, or to version `to`.
 
     Versions that were rolled back from, and rejected ones, are passed over. Raises UserError where
     there is nothing to go back to, without a reason, and for a rejected `to` unless `force`, which
-    marks the entry for ever; Conflict where the alias moves at the same time.
+    marks the entry for ever; Conflict where the alias moves at the same time, or does not stand at
+    `expected` (where that is given) any more.
     """
     registry = Registry(store)
     name = f"{model}@{alias}"
@@ -34,6 +36,11 @@ def rollback(
     if not trail:
         known = ", ".join(sorted(registry.aliases(model))) or "none"
         raise UserError(f"{name}: there is no such alias; {model} has: {known}.")
+    if expected not in (None, trail[-1]):
+        raise Conflict(
+            f"{name} stands at version {trail[-1]}, not {expected}: somebody else moved it; look "
+            "again and decide again."
+        )
     if to is None:
         to = _before(history, trail, name)
     elif to == trail[-1]:
@@ -80,6 +87,17 @@ def _note(store: Store, kind: str, name: str, why: str, who: str) -> HistoryEntr
     _check_reason(why, name, {"approve": "an approval", "reject": "a rejection"}.get(kind, kind))
     version: Version = Registry(store).resolve(name)
     return Registry(store).note(version.model, kind, version.number, why=why, who=who)
+
+
+def target(history: Sequence[HistoryEntry], alias: str, name: str) -> int:
+    """Return the version that `rollback` goes to by itself. Raises UserError where there is none.
+
+    `name` is what the alias is called in messages.
+    """
+    trail = _trail(history, alias)
+    if not trail:
+        raise UserError(f"{name}: there is no such alias.")
+    return _before(history, trail, name)
 
 
 def _trail(history: Sequence[HistoryEntry], alias: str) -> list[int]:
