@@ -16,6 +16,8 @@ from vila_ops.samples import Samples
 from vila_ops.web.access import Access
 from vila_ops.web.api import audit as api_audit
 from vila_ops.web.api import compare as api_compare
+from vila_ops.web.api import lineage as api_lineage
+from vila_ops.web.api import registry as api_registry
 from vila_ops.web.api.schema import describe
 from vila_ops.web.errors import API, broken, tell_errors
 from vila_ops.web.guard import Guard
@@ -29,6 +31,7 @@ from vila_ops.web.routes import (
     lineage,
     login,
     metrics,
+    registry,
     run,
     runs,
     samples,
@@ -75,12 +78,15 @@ def create_app(
         health,
         metrics,
         samples,
+        registry,
         lineage,
         audit,
         compare,
         compare_files,
         api_audit,
         api_compare,
+        api_registry,
+        api_lineage,
     ):
         app.include_router(routes.router)
     tell_errors(app)

@@ -17,6 +17,8 @@ from concurrent.futures import TimeoutError as TimedOut
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from fastapi import FastAPI
+
 from vila_core.errors import StoreError, UserError, VilaError
 from vila_core.store import Store
 from vila_ops.registry.promote import Judgement, judge_promotion
@@ -151,3 +153,14 @@ class Judging:
 
 def _same_alias(one: Judgement, other: Judgement) -> bool:
     return (one.model, one.alias) == (other.model, other.alias)
+
+
+_MAKING = threading.Lock()
+
+
+def judging_of(app: FastAPI, store: Store) -> Judging:
+    """Return the judging of an application; it is made when it is first asked for."""
+    with _MAKING:
+        if not hasattr(app.state, "judging"):
+            app.state.judging = Judging(store)
+        return app.state.judging

@@ -8,17 +8,25 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from markupsafe import Markup
+
 from components.registry import HistoryEntry, Registry, Version
 from components.registry.gates.approvals import approvers, rejection
 from components.registry.history import entry_place, numbers_in
 from components.registry.records import read_entry
 from components.registry.registry import check_name
+from components.runtime.secrets import mask
 from vila_core.errors import Damaged, NotFound, UserError, VilaError
+from vila_core.jsonio import dumps
 from vila_core.store import Store
+from vila_ops.registry.outbox import Status
 from vila_ops.run_index import finite
+from vila_ops.web.interval import interval
 
 PAGE_ROWS = 50
 MOST_FILES = 500
+MOST_CERTIFICATES = 20
+MOST_TEXT = 60_000
 
 
 @dataclass(frozen=True)
@@ -114,7 +122,7 @@ class Verdict:
     gate: str
     asked: str
     numbers: Sequence[tuple[str, float | str]]
-    interval: tuple[float, float, float, float] | None  # low, difference, high, the least allowed
+    svg: Markup  # of a difference with its interval; empty of others
     fix: str
 
 
@@ -223,7 +231,7 @@ def _verdict(value: Mapping[str, Any]) -> Verdict:
         gate=str(details.get("gate") or ""),
         asked=str(details.get("asked") or ""),
         numbers=told,
-        interval=_interval(details),
+        svg=_interval(details),
         fix=str(details.get("fix") or ""),
     )
 
@@ -239,11 +247,11 @@ def _told(value: object) -> float | str | None:
     return None
 
 
-def _interval(details: Mapping[str, Any]) -> tuple[float, float, float, float] | None:
+def _interval(details: Mapping[str, Any]) -> Markup:
     low, middle, high = (finite(details.get(name)) for name in ("low", "difference", "high"))
     if low is None or middle is None or high is None:
-        return None
-    return low, middle, high, -(finite(details.get("margin")) or 0.0)
+        return Markup("")
+    return interval(low, middle, high, -(finite(details.get("margin")) or 0.0))
 
 
 def files(store: Store, sha256: str) -> tuple[list[File], int, int]:
@@ -260,3 +268,66 @@ def files(store: Store, sha256: str) -> tuple[list[File], int, int]:
         for one in json.loads(data)["files"]
     ]
     return found[:MOST_FILES], len(found), sum(one.size for one in found)
+
+
+def certificates(store: Store, version: Version) -> list[tuple[str, bool | None, str]]:
+    """Return (name, whether it passed, content) of what proves something about a version."""
+    found: list[tuple[str, bool | None, str]] = []
+    lead = f"runs/{version.run_id}/certificates"
+    names = store.children(lead) if version.run_id else []
+    for name in names[:MOST_CERTIFICATES]:
+        if not name.endswith(".json"):
+            continue
+        try:
+            value = json.loads(store.read(f"{lead}/{name}"))
+        except (NotFound, ValueError, RecursionError) as error:
+            found.append((name, None, f"it can't be read: {error}"))
+            continue
+        found.append((name.removesuffix(".json"), _proven(value), told(value)))
+    if version.certificate:
+        found.append(("export", _proven(version.certificate), told(version.certificate)))
+    return found
+
+
+def told(value: object) -> str:
+    """Return a value as text for a page: without secrets, and not without end."""
+    text = dumps(mask(value), indent=2)
+    return text if len(text) <= MOST_TEXT else f"{text[:MOST_TEXT]}\n… ({len(text):,} characters)"
+
+
+def _proven(value: object) -> bool | None:
+    if not isinstance(value, Mapping):
+        return None
+    for name in ("passed", "equal", "identical", "ok"):
+        if isinstance(value.get(name), bool):
+            return value[name]
+    return None
+
+
+@dataclass(frozen=True)
+class Signed:
+    """What is known of a version's signature."""
+
+    state: str
+    text: str
+    problem: str = ""
+
+    @property
+    def badge(self) -> str:
+        """The class of its badge."""
+        return {"valid": "good", "bad": "bad"}.get(self.state, "")
+
+
+def signed(store: Store, version: Version) -> Signed:
+    """Return what is known of a version's signature."""
+    if version.signature:
+        return Signed("signed", "is signed; nobody has checked by whom")
+    return Signed("unsigned", "is not signed")
+
+
+def mirrors(store: Store, model: str) -> list[Status]:
+    """Return how far each mirror and webhook has come with a model; none where none is set up."""
+    from vila_ops.registry.mirror_settings import read_settings
+    from vila_ops.registry.outbox import statuses
+
+    return [one for one in statuses(store, read_settings()) if one.model == model]
