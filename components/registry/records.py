@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from vila_core.errors import Damaged
-from vila_core.jsonio import digest
+from vila_core.jsonio import digest, dumps
 from vila_core.store import ArtifactRef
 
 MOVES = ("promote", "rollback")
@@ -49,7 +49,7 @@ class Version:
 
     def digest(self) -> str:
         """Return the digest of the record, without the signature: what signatures are over."""
-        return self.stored or digest(unsigned(self.as_json()))
+        return self.stored or _digest_as_read(self.as_json())
 
     def as_json(self) -> dict[str, Any]:
         """Return the version as a JSON-able mapping."""
@@ -76,6 +76,8 @@ class HistoryEntry:
     forced: bool = False
     previous: str = ""
     """Digest of the entry before; "" in the first."""
+    version_digest: str = ""
+    """Digest of the version's record, which can't be changed unseen then; "" in old entries."""
     signature: Mapping[str, Any] | None = None
     """A Sigstore bundle over this entry; None where it was made without a key."""
     stored: str = field(default="", repr=False, compare=False)
@@ -93,7 +95,7 @@ class HistoryEntry:
 
     def digest(self) -> str:
         """Return the digest that the next entry holds: that of the record without signature."""
-        return self.stored or digest(unsigned(self.record()))
+        return self.stored or _digest_as_read(self.record())
 
     def record(self) -> dict[str, Any]:
         """Return what is stored."""
@@ -149,6 +151,11 @@ def unsigned(value: Mapping[str, Any]) -> dict[str, Any]:
     return {name: found for name, found in value.items() if name != "signature"}
 
 
+def _digest_as_read(value: Mapping[str, Any]) -> str:
+    """Return the digest that a record will have once it is read: keys are texts then."""
+    return digest(unsigned(json.loads(dumps(value))))
+
+
 _LOOK = "\n  fix: vila registry verify, and restore the file from a copy of the store."
 _NUMBER, _TEXT, _MAP = (int,), (str,), (dict,)
 _VERSION: Mapping[str, tuple[type, ...]] = {
@@ -159,9 +166,10 @@ _VERSION: Mapping[str, tuple[type, ...]] = {
 _ENTRY: Mapping[str, tuple[type, ...]] = {
     "seq": _NUMBER, "kind": _TEXT, "version": _NUMBER, "alias": (str, type(None)),
     "before": (int, type(None)), "who": _TEXT, "when": _TEXT, "why": _TEXT, "evidence": _MAP,
-    "forced": (bool,), "previous": _TEXT, "signature": (dict, type(None)),
+    "forced": (bool,), "previous": _TEXT, "version_digest": _TEXT, "signature": (dict, type(None)),
 }  # fmt: skip
-_LATER = {"results", "baseline", "certificate", "signature", "created_at", "created_by", "forced"}
+_LATER = {"results", "baseline", "certificate", "signature", "created_at", "created_by", "forced",
+          "version_digest"}  # fmt: skip
 """What older records do not have."""
 
 

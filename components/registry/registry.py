@@ -3,6 +3,9 @@
     registry/<model>/versions/<n>.json    create-only; n counts up
     registry/<model>/aliases/<alias>.json {"version", "seq"}; changed by compare-and-swap
     registry/<model>/history/<seq>.json   create-only; each entry holds the digest of the one before
+    registry/<model>/signatures/…         those that were made after the record
+
+Records are signed where this user has a key (`keys.py`).
 
 A move is first written to the history (who gets the number wins), then to the alias file, which is
 there for other programs. The history is the truth: what a crash left behind the next move repairs.
@@ -20,6 +23,7 @@ from typing import Any
 
 from components.registry.history import entry_place, last_decision, numbers_in, read_history
 from components.registry.records import MOVES, NOTES, HistoryEntry, Version, read_version
+from components.registry.signing import of_entry, of_version, signature_of
 from components.registry.users import user_name
 from vila_core.errors import AlreadyExists, Conflict, NotFound, UserError
 from vila_core.jsonio import dumps
@@ -84,6 +88,8 @@ class Registry:
                     return earlier
             number = known[-1].number + 1 if known else 1
             made = replace(version, number=number, created_at=_now(), created_by=user_name())
+            made = replace(made, signature=None, stored="")
+            made = replace(made, signature=signature_of(of_version(made)))
             try:
                 place = _place(version.model, number)
                 self._store.write(place, _json(made.as_json()), create_only=True)
@@ -120,7 +126,7 @@ class Registry:
         check_name(alias, "an alias")
         if kind == "rollback" or forced:
             _check_reason(why, f"{model}@{alias}", "a rollback" if kind == "rollback" else "force")
-        self.version(model, to)
+        version = self.version(model, to)
         while True:
             history = self.history(model)
             standing = _standing(history)
@@ -148,11 +154,12 @@ class Registry:
                 evidence=dict(evidence or {}),
                 forced=forced,
                 previous=history[-1].digest() if history else "",
+                version_digest=version.digest(),
             )
-            if self._append(model, entry):
-                for latest in {**standing, alias: entry}.values():
+            if done := self._append(model, entry):
+                for latest in {**standing, alias: done}.values():
                     self._follow(model, latest)
-                return entry
+                return done
 
     def note(
         self,
@@ -173,7 +180,7 @@ class Registry:
         if kind not in NOTES:
             raise ValueError(f"kind '{kind}' is not one of {', '.join(NOTES)}")
         _check_reason(why, f"{model}@{version}", f"to {kind} a version")
-        self.version(model, version)
+        about = self.version(model, version)
         while True:
             history = self.history(model)
             entry = HistoryEntry(
@@ -187,22 +194,24 @@ class Registry:
                 why=why,
                 evidence=dict(evidence or {}),
                 previous=history[-1].digest() if history else "",
+                version_digest=about.digest(),
             )
-            if self._append(model, entry):
-                return entry
+            if done := self._append(model, entry):
+                return done
 
     def history(self, model: str) -> list[HistoryEntry]:
         """Return all entries, oldest first. Raises Damaged when the chain is broken."""
         return read_history(self._store, model)
 
-    def _append(self, model: str, entry: HistoryEntry) -> bool:
-        """Write the next entry; return False if somebody else's came first."""
+    def _append(self, model: str, entry: HistoryEntry) -> HistoryEntry | None:
+        """Sign and write the next entry; return None if somebody else's came first."""
+        signed = replace(entry, signature=signature_of(of_entry(model, entry)))
         try:
             place = entry_place(model, entry.seq)
-            self._store.write(place, _json(entry.record()), create_only=True)
+            self._store.write(place, _json(signed.record()), create_only=True)
         except AlreadyExists:
-            return False  # the new state must be judged
-        return True
+            return None  # the new state must be judged
+        return signed
 
     def _follow(self, model: str, entry: HistoryEntry) -> None:
         """Bring the alias up to an entry, unless it is there or past it."""
