@@ -1,8 +1,9 @@
-"""Settings for every test: one thread, no network, nothing of the user's own store or account."""
+"""Settings for every test: one thread, no network, nothing of the user's store, account or keys."""
 
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 
 import pytest
@@ -21,6 +22,15 @@ os.environ.update(
     COLUMNS="80",
 )
 os.environ.pop("VILA_STORE", None)
+_settings = tempfile.TemporaryDirectory(prefix="vila-tests-")
+os.environ["XDG_CONFIG_HOME"] = _settings.name
+for _name in (
+    "VILA_SIGNING_KEY",
+    "VILA_TRUSTED_KEYS",
+    "VILA_TRUSTED_IDENTITIES",
+    "VILA_SIGN_KEYLESS",
+):
+    os.environ.pop(_name, None)
 
 
 @pytest.fixture(scope="session")

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.registry import Registry
+from components.registry.verify import verified_version
 from vila_core.errors import NotFound, UserError, require
 from vila_core.images import BadImage, decode
+from vila_core.jsonio import read_object
 from vila_core.store import ArtifactRef, Store, fetch
 
 if TYPE_CHECKING:
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 MODEL_TASKS = ("sft", "pretrain", "align")
 """Whose model of a run is asked: that of the last stage which is there."""
 MARK = "<image>"
+PROMPT_FILE = "vila-prompt.json"
+"""Where the folder of a pulled version names the template of its prompts."""
 
 
 @dataclass(frozen=True)
@@ -38,27 +42,29 @@ class Found:
     origin: str
 
 
-def refer(store: Store, name: str) -> ModelRef:
+def refer(store: Store, name: str, *, allow_unsigned: bool = True) -> ModelRef:
     """Return where the model `miniature@candidate`, `miniature@3`, of a run, or in a folder is.
 
-    Nothing is fetched. Raises UserError when there is none.
+    Nothing is fetched. A version's record and history are checked; unless `allow_unsigned`, they
+    must be signed by somebody trusted, where anybody is. Raises UserError when there is none and
+    for what is not signed, Damaged for what was changed.
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
-        return ModelRef(folder, None, str(folder))
+        return ModelRef(folder, _template_in(folder), str(folder))
     registry = Registry(store)
     if "@" in name:
-        version = registry.resolve(name)
-        return ModelRef(version.artifact, _template_of(store, version.run_id), version.name)
+        version = verified_version(store, name, allow_unsigned)
+        return ModelRef(version.artifact, template_of(store, version.run_id), version.name)
     if name in registry.models():
         forms = ", ".join(f"{name}@{alias}" for alias in registry.aliases(name))
         raise UserError(f"{name}: which version? fix: {forms or f'{name}@1'}.")
     return _from_run(store, name)
 
 
-def find_model(store: Store, name: str) -> Found:
+def find_model(store: Store, name: str, *, allow_unsigned: bool = True) -> Found:
     """Return the folder of a model that `refer` knows, fetched where it is an artifact."""
-    found = refer(store, name)
+    found = refer(store, name, allow_unsigned=allow_unsigned)
     place = found.place
     folder = place if isinstance(place, Path) else fetch(store, place)
     return Found(folder, found.template, found.origin)
@@ -182,11 +188,19 @@ def _from_run(store: Store, name: str) -> ModelRef:
         for artifact in task.artifacts if task else ():
             if artifact["name"] == "model":
                 ref = ArtifactRef(uri=artifact["uri"], sha256=artifact["sha256"])
-                return ModelRef(ref, _template_of(store, view.run_id), view.run_id)
+                return ModelRef(ref, template_of(store, view.run_id), view.run_id)
     raise UserError(f"run {view.run_id} has no model yet; see: vila show {view.run_id}")
 
 
-def _template_of(store: Store, run_id: str) -> str | None:
+def _template_in(folder: Path) -> str | None:
+    """Return the template that a pulled folder names; None for other folders."""
+    if not (folder / PROMPT_FILE).is_file():
+        return None
+    template = read_object(folder / PROMPT_FILE).get("template")
+    return template if isinstance(template, str) else None
+
+
+def template_of(store: Store, run_id: str) -> str | None:
     """Return the template of a run's visual instructions."""
     from vila_ops.runs import load_view
 

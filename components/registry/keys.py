@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.util
 import os
 import re
 import uuid
@@ -102,6 +103,17 @@ def own_key(create: bool = False) -> SigningKey | None:
     return _read_private(path)
 
 
+def first_key() -> tuple[SigningKey | None, bool]:
+    """Return this user's key, made if there is none yet, and whether it was made now.
+
+    (None, False) where the package is missing that makes keys: what is registered is unsigned then.
+    """
+    if importlib.util.find_spec("cryptography") is None:
+        return None, False
+    fresh = not own_key_path().exists()
+    return own_key(create=True), fresh
+
+
 def create_key(path: Path) -> SigningKey:
     """Make a key and keep it in `path`, for its owner alone.
 
@@ -153,7 +165,7 @@ def trusted_keys() -> dict[str, TrustedKey]:
     found = {key.key_id: key for path in paths for key in read_public(path)}
     own = own_key()
     if own is not None and own.key_id not in found:
-        found[own.key_id] = TrustedKey(own.key_id, "own", own.private.public_key())
+        found[own.key_id] = TrustedKey(own.key_id, "you", own.private.public_key())
     return found
 
 

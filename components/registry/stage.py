@@ -15,6 +15,7 @@ from components.registry.gates.candidate import Candidate, read_metrics
 from components.registry.gates.conditions import Gate
 from components.registry.gates.files import raw_gates
 from components.registry.gates.judge import Judged, judge
+from components.registry.keys import first_key
 from components.registry.lineage import lineage_of
 from components.registry.users import user_name
 from components.runtime.record import RunRecord
@@ -26,6 +27,9 @@ from vila_core.types import QUIET, Reporter, StageResult
 
 FOLLOWS = ("threshold", "baseline", "contamination", "licence")
 """Kinds of gates that follow from config and inputs; others look at the store around them."""
+
+LOCAL = ("inline", "subprocess")
+"""Runners whose tasks run as this user, with this user's settings."""
 
 
 class Config(Frozen):
@@ -58,6 +62,7 @@ def run(
     is 0. Raises UserError for results that can't be read.
     """
     candidate = _candidate(config, inputs, services)
+    _have_key(services, report)
     if asked_for(config.gates):
         report.info("comparing the training corpora with the evaluation sets")
     judged, version = _decide(config, candidate, services, report)
@@ -67,6 +72,14 @@ def run(
     return StageResult(
         {"version": folder}, {"promoted": float(judged.passed), "version": float(version.number)}
     )
+
+
+def _have_key(services: StageServices, report: Reporter) -> None:
+    """Make this user's signing key on first use; in a container or a cluster nobody has a home."""
+    if RunRecord.load(services.store, services.run_id).run.get("runner") in LOCAL:
+        key, fresh = first_key()
+        if key is not None and fresh:
+            report.info(f"made a signing key for versions: {key.path}")
 
 
 def _candidate(config: Config, inputs: Mapping[str, Path], services: StageServices) -> Candidate:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from vila_ops.cli.options import JsonOption, StoreOption, store_uri
+from vila_ops.cli.options import JsonOption, StoreOption, UnsignedOption, store_uri
 
 
 def add(app: typer.Typer) -> None:
@@ -26,6 +26,7 @@ def ask(
         str | None, typer.Option(help="Prompt template; default: the one of the model's run.")
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 64,
+    allow_unsigned: UnsignedOption = False,
     json: JsonOption = False,
     store: StoreOption = None,
 ) -> None:
@@ -38,7 +39,7 @@ def ask(
 
     *paths, question = words
     images = asking.read_images(paths)
-    found = asking.find_model(open_store(store_uri(store)), model)
+    found = asking.find_model(open_store(store_uri(store)), model, allow_unsigned=allow_unsigned)
     answer = asking.ask(found, images, question, template=template, max_new_tokens=max_new_tokens)
     if json:
         from vila_core.jsonio import dumps

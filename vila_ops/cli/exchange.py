@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vila_ops.cli.options import JsonOption, StoreOption, store_uri
+from vila_ops.cli.options import JsonOption, StoreOption, UnsignedOption, store_uri
 
 OutOption = Annotated[
     Path, typer.Option("--to", metavar="OUT", help="The new folder; it must not exist yet.")
@@ -88,6 +88,7 @@ def export(
     to: OutOption,
     layout: Annotated[str, typer.Option(help="llava, vila15, transformers or transformers-4.52.")],
     max_shard_size: ShardOption = "5GB",
+    allow_unsigned: UnsignedOption = False,
     json: JsonOption = False,
     store: StoreOption = None,
 ) -> None:
@@ -106,7 +107,7 @@ def export(
     from vila_core.model.layouts import exchange
 
     disable_progress_bar()
-    found = find_model(open_store(store_uri(store)), model)
+    found = find_model(open_store(store_uri(store)), model, allow_unsigned=allow_unsigned)
     proof = exchange.export_model(found.folder, to, layout=layout, max_shard_size=max_shard_size)
     if json:
         from vila_core.jsonio import dumps

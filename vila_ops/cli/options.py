@@ -17,6 +17,10 @@ StoreOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+UnsignedOption = Annotated[
+    bool,
+    typer.Option("--allow-unsigned", help="Take a version that nobody you trust has signed."),
+]
 RunArgument = Annotated[
     str, typer.Argument(metavar="RUN", help="Run id, its beginning, a run's name, or 'last'.")
 ]

@@ -67,6 +67,7 @@ def promote(
         judged.print_judgement(found)
     entry = None
     if not dry_run and not found.stands and (found.passed or force):
+        _have_key()
         entry = way.promote(opened, found, why=why, who=who, force=force)
         _pass_on(opened, entry)
     if json:
@@ -99,6 +100,7 @@ def rollback(
     if not model or not alias or alias.isdigit():
         raise UserError(f"{name}: names no alias; fix: MODEL@ALIAS, for example miniature@champion")
     opened = open_store(store_uri(store))
+    _have_key()
     entry = way.rollback(opened, model, alias, why=why, who=user_name(), to=to, force=force)
     _pass_on(opened, entry)
     if json:
@@ -138,6 +140,7 @@ def _decide(kind: str, name: str, why: str, json: bool, store: str | None) -> No
     from vila_ops.registry import rollback as way
 
     decide = {"approve": way.approve, "reject": way.reject, "withdraw": way.withdraw}[kind]
+    _have_key()
     entry = decide(open_store(store_uri(store)), name, why=why, who=user_name())
     if json:
         _print_json(entry.as_json())
@@ -149,6 +152,15 @@ def _decide(kind: str, name: str, why: str, json: bool, store: str | None) -> No
         "withdraw": "no longer approved by you",
     }[kind]
     typer.echo(f"{model}@{entry.version} is {told} (entry {entry.seq} of the history).")
+
+
+def _have_key() -> None:
+    """Make this user's signing key on first use, and say so."""
+    from components.registry.keys import first_key
+
+    key, fresh = first_key()
+    if key is not None and fresh:
+        typer.echo(f"made a signing key for what you decide: {key.path}", err=True)
 
 
 def _pass_on(store: Store, entry: HistoryEntry) -> None:
