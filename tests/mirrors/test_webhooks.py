@@ -26,7 +26,7 @@ from components.registry import HistoryEntry
 from vila_core.errors import UserError
 from vila_ops.registry.delivering import Refused, Undelivered
 from vila_ops.registry.mirror_settings import MirrorSettings, Webhook, read_settings
-from vila_ops.registry.webhooks import _is_public, _wait, event, post, secret_key, verify
+from vila_ops.registry.webhooks import _is_public, event, post, retry_after, secret_key, verify
 
 KEY = b"a key of thirty-two bytes or so!"
 SECRET = "whsec_" + base64.b64encode(KEY).decode()
@@ -144,15 +144,15 @@ def test_a_name_that_is_not_known_is_tried_again() -> None:
 
 
 def test_retry_after_as_number_and_date() -> None:
-    assert _wait("120") == 120
-    assert _wait("-5") == 0
-    assert _wait("99999999999") == 86_400
+    assert retry_after("120") == 120
+    assert retry_after("-5") == 0
+    assert retry_after("99999999999") == 86_400
     at = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=100)
-    found = _wait(at.strftime("%a, %d %b %Y %H:%M:%S GMT"))
+    found = retry_after(at.strftime("%a, %d %b %Y %H:%M:%S GMT"))
     assert found is not None
     assert 97 < found <= 101
-    assert _wait("soon") is None
-    assert _wait(None) is None
+    assert retry_after("soon") is None
+    assert retry_after(None) is None
 
 
 @pytest.mark.parametrize("secret", ["whsec_???", "whsec_c2hvcnQ=", "hunter2"])

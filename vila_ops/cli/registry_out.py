@@ -1,4 +1,4 @@
-"""What leaves the registry: `vila registry card` and `sync`."""
+"""What leaves the registry: `vila registry card`, `export` and `sync`."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ NameArgument = Annotated[
 def add(app: typer.Typer) -> None:
     """Add the commands to those of the registry."""
     app.command()(card)
+    app.command()(export)
     app.command()(sync)
 
 
@@ -46,6 +47,45 @@ def card(
     except OSError as error:
         raise UserError(f"{out}: can't be written: {error.strerror or error}") from None
     typer.echo(f"{name}: its card is in {out}")
+
+
+def export(
+    name: NameArgument,
+    to: Annotated[
+        Path, typer.Option("--to", metavar="DIR", help="The new folder; it must not exist yet.")
+    ],
+    kind: Annotated[
+        str,
+        typer.Option("--format", metavar="FORMAT", help="hf, llava or vila: whose code reads it."),
+    ],
+    max_shard_size: Annotated[
+        str, typer.Option(metavar="SIZE", help="Largest weight file, for example 5GB or 500MB.")
+    ] = "5GB",
+    json: JsonOption = False,
+    store: StoreOption = None,
+) -> None:
+    """Export a version for another library, as a folder for the Hugging Face Hub.
+
+    With card, record, signature and the proof that the library's logits are ours, which the
+    registry keeps with the version.
+    """
+    from vila_core.store import open_store
+    from vila_ops.registry import export as exports
+
+    opened = open_store(store_uri(store))
+    done = exports.export(opened, name, to, kind, max_shard_size=max_shard_size)
+    proof = done.certificate
+    if json:
+        from vila_core.jsonio import dumps
+
+        typer.echo(dumps({"to": str(to), "version": done.version.name, "certificate": proof}))
+        return
+    typer.echo(
+        f"exported {done.version.name} ({kind}) to {to}\n"
+        f"  certified: logits differ by at most {proof['max_abs_difference']:.2g} from "
+        f"{proof['compared_with']}\n  on {len(proof['prompts'])} prompts; the certificate is in "
+        f"{to / 'certificate.json'} and in the registry"
+    )
 
 
 def sync(

@@ -18,15 +18,15 @@ from vila_ops.registry.escape import code, front_matter, one_line, prose
 from vila_ops.registry.measured import Measured, Results, measured
 from vila_ops.registry.trained import Training, training
 
-LIBRARIES = {"vila": "vila-platform", "hf": "transformers", "llava": "llava"}
+LIBRARIES = {"ours": "vila-platform", "hf": "transformers", "llava": "llava", "vila": "vila"}
 """What loads a folder, by its format."""
 
 
-def card(store: Store, version: Version, layout: str = "vila") -> str:
+def card(store: Store, version: Version, layout: str = "ours") -> str:
     """Return the model card of a version: YAML front matter and Markdown.
 
-    `layout` is the format of the folder that it goes into: vila, hf or llava. Records that are gone
-    leave a sentence that says so.
+    `layout` is the format of the folder that it goes into: ours, hf, llava or vila. Records that
+    are gone leave a sentence that says so.
     """
     made, trained, results = (
         architecture(store, version),
@@ -42,7 +42,7 @@ def card(store: Store, version: Version, layout: str = "vila") -> str:
         *evaluation(results),
         *gates(version),
         *limits(version, trained, results),
-        *use(version, layout),
+        *use(version, layout, str(made.config.get("projector"))),
         *lineage(version, trained, made),
     ]
     head = front_matter(_metadata(version, made, trained, results, layout))

@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
+import re
+
 from components.registry import Version
 from vila_ops.registry.escape import one_line
 
+_PROJECTORS = {
+    "hf": re.compile("mlp2x_gelu"),
+    "llava": re.compile(r"linear|mlp\d+x_gelu"),
+    "vila": re.compile(".*"),
+}
+"""The projectors that each format has a place for."""
 
-def use(version: Version, layout: str) -> list[str]:
+
+def use(version: Version, layout: str, projector: str) -> list[str]:
     """Tell how to ask a version, by the layout of the folder that the card lies in."""
     name = one_line(version.name)  # names of models are checked: no markup in them
     lines = ["## How to use it", ""]
-    if layout == "vila":
+    if layout == "ours":
         lines += _console(
             f"vila registry pull {name} --to {version.model}",
             f'vila ask {version.model} photo.jpg "What is this?"',
         )
         return [
             *lines,
-            "For transformers or LLaVA's code it is exported, which is proved to give the same "
-            "logits:",
+            "For other libraries it is exported, where their layouts have a place for its parts; "
+            "each export is proved to give the same logits:",
             "",
-            *_console(f"vila registry export {name} --to {version.model}-hf --format hf"),
+            *_console(
+                *(
+                    f"vila registry export {name} --to {version.model}-{kind} --format {kind}"
+                    for kind, takes in _PROJECTORS.items()
+                    if takes.fullmatch(projector)
+                )
+            ),
         ]
     if layout == "hf":
         return [
@@ -35,11 +50,13 @@ def use(version: Version, layout: str) -> list[str]:
             "`certificate.json` says how closely its logits agree with the original's.",
             "",
         ]
+    whose = {"llava": "LLaVA-1.5", "vila": "VILA-1.5"}[layout]
     return [
         *lines,
-        "The folder has the layout of LLaVA-1.5. Bring it back with:",
+        f"The folder has the layout of {whose}; `certificate.json` says how closely its logits "
+        "agree with the original's. Bring it back with:",
         "",
-        *_console(f"vila import {version.model}-llava --to {version.model}"),
+        *_console(f"vila import {version.model}-{layout} --to {version.model}"),
     ]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from components.registry import HistoryEntry
 from vila_core.errors import VilaError
 from vila_core.store import Store
-from vila_ops.registry.mirror_settings import Target, Webhook
+from vila_ops.registry.mirror_settings import HuggingFace, Target, Wandb, Webhook
 
 
 class Undelivered(VilaError):
@@ -28,10 +28,14 @@ def deliver_entry(
 ) -> Mapping[str, Any]:
     """Deliver an entry; return what the target answered, for the record.
 
-    Raises Undelivered, and whatever the libraries of mirrors raise.
+    Raises Undelivered, and UserError for a secret that is not there.
     """
     if isinstance(target, Webhook):
         from vila_ops.registry.webhooks import post
 
         return post(target, name, model, entry)
+    if isinstance(target, Wandb | HuggingFace):
+        from vila_ops.registry.mirror_child import in_child
+
+        return in_child(store, target, name, model, entry)
     raise TypeError(f"{name}: no delivery is known for {type(target).__name__}")

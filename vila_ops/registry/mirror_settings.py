@@ -129,6 +129,7 @@ class HuggingFace(_Mirror):
     repo: str = Field(description="OWNER/NAME; {model} stands for the model's name")
     token: Secret = Secret(env="HF_TOKEN")
     private: bool = Field(default=True, description="of a repository that is made")
+    timeout_s: float = Field(default=3600.0, gt=0)
     layout: Literal["ours", "hf", "llava", "vila"] = "ours"
     endpoint: str | None = Field(default=None, description="of a Hub of one's own")
 

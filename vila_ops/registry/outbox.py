@@ -211,7 +211,7 @@ class _Queue:
         try:
             with held.renewed():
                 answer = self.send(self.store, self.model, self.target, self.name, entry)
-        except Exception as error:  # the libraries of mirrors raise errors of any kind
+        except Exception as error:  # whatever it is, the next try is in its time
             told = error if isinstance(error, Undelivered) else Undelivered(_said(error))
             self.result.failed.append(f"{label}: {_said(told)}")
             held.release(self._failed(entry, standing, told))

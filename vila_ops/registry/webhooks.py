@@ -83,7 +83,7 @@ def post(target: Webhook, name: str, model: str, entry: HistoryEntry) -> dict[st
         return {"status": status}
     said = f"the receiver answered {status}"
     if status in _TRY_AGAIN or status >= 500:
-        raise Undelivered(said, _wait(answer.get("retry-after")))
+        raise Undelivered(said, retry_after(answer.get("retry-after")))
     if 300 <= status < 400:
         raise Refused(f"{said}: a redirect, which is not followed; configure the address it is at")
     raise Refused(said)
@@ -237,7 +237,7 @@ def _is_public(address: str) -> bool:
     return found.is_global and not found.is_multicast
 
 
-def _wait(text: str | None) -> float | None:
+def retry_after(text: str | None) -> float | None:
     """Return the seconds of a Retry-After header, a number or a date; at most a day."""
     if not text:
         return None

@@ -1,0 +1,116 @@
+"""A version as a folder for elsewhere, laid out as the Hugging Face Hub has it, with its proof."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from components.registry import Registry, Version
+from components.registry.certificates import FORMATS, keep_certificate
+from components.registry.records import unsigned
+from vila_core.errors import UserError, VilaError, require
+from vila_core.jsonio import dumps
+from vila_core.store import Store, fetch
+from vila_ops.registry.card import card
+
+LAYOUTS = {"hf": "transformers", "llava": "llava", "vila": "vila15"}
+"""The name that `vila export` has for each format."""
+OURS = "ours"
+"""The artifact's own files, as `vila ask` and trainings read them."""
+
+_LARGE = ("*.safetensors", "*.model", "*.bin", "*.npz", "*.png")
+
+
+@dataclass(frozen=True)
+class Exported:
+    """Where a version is now; `kept` is its certificate as the registry keeps it."""
+
+    path: Path
+    version: Version
+    certificate: Mapping[str, Any]
+    kept: Mapping[str, Any]
+
+
+def export(
+    store: Store, name: str, out: Path, kind: str, *, max_shard_size: str = "5GB"
+) -> Exported:
+    """Export a version to the new folder `out` and keep the certificate with the version.
+
+    `kind` is one of FORMATS. Raises UserError for another one, for a model that has no place in the
+    layout and when `out` exists; VilaError when the other library's logits differ from ours.
+    """
+    if kind not in FORMATS:
+        raise UserError(f"format '{kind}' is not one of {', '.join(FORMATS)}")
+    version = Registry(store).resolve(name)
+    with _aside(out) as folder:
+        proof = _convert(store, version, folder, kind, max_shard_size)
+        _describe(store, version, folder, kind)
+    kept = keep_certificate(store, version, kind, proof)
+    return Exported(out, version, proof, kept)
+
+
+def write_folder(store: Store, version: Version, out: Path, layout: str) -> None:
+    """Write a version to the new folder `out`, in OURS or in a format; for mirrors.
+
+    Raises what `export` raises.
+    """
+    with _aside(out) as folder:
+        if layout == OURS:
+            shutil.copytree(fetch(store, version.artifact), folder, copy_function=shutil.copyfile)
+            (folder / "manifest.json").unlink()  # of the artifact: the record names its digest
+        else:
+            proof = _convert(store, version, folder, layout, "5GB")
+            keep_certificate(store, version, layout, proof)
+        _describe(store, version, folder, layout)
+
+
+def _convert(
+    store: Store, version: Version, folder: Path, kind: str, max_shard_size: str
+) -> dict[str, Any]:
+    require("torch", extra="train", why="export a model")
+    require("transformers", extra="train", why="export a model")
+    from transformers.utils.logging import disable_progress_bar
+
+    from vila_core.model.layouts import exchange
+
+    disable_progress_bar()
+    ours = fetch(store, version.artifact)
+    return exchange.export_model(ours, folder, layout=LAYOUTS[kind], max_shard_size=max_shard_size)
+
+
+def _describe(store: Store, version: Version, folder: Path, layout: str) -> None:
+    """Write what tells of the version: its card, its record and signature, what is large."""
+    place = f"registry/{version.model}/versions/{version.number}.json"
+    record = unsigned(json.loads(store.read(place)))
+    (folder / "vila-version.json").write_text(dumps(record), encoding="utf-8")
+    if version.signature is not None:
+        bundle = dumps(version.signature) + "\n"
+        (folder / "vila-version.sigstore.json").write_text(bundle, encoding="utf-8")
+    (folder / "README.md").write_text(card(store, version, layout), encoding="utf-8")
+    lines = [f"{pattern} filter=lfs diff=lfs merge=lfs -text\n" for pattern in _LARGE]
+    (folder / ".gitattributes").write_text("".join(lines), encoding="utf-8")
+
+
+@contextmanager
+def _aside(out: Path) -> Iterator[Path]:
+    """Give a folder to make beside `out`, which becomes `out` at the end, or goes."""
+    if out.exists() or out.is_symlink():
+        raise UserError(f"{out}: exists already; fix: choose a new folder, or remove it first")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    except OSError as error:
+        raise UserError(f"{out}: can't be written: {error.strerror or error}") from None
+    try:
+        yield scratch / "made"
+        (scratch / "made").rename(out)
+    except OSError as error:
+        raise VilaError(f"{out}: can't be written: {error}") from None
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
