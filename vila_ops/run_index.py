@@ -1,6 +1,6 @@
 """The index of runs: thousands are listed without reading thousands of records.
 
-    index/runs-1.json.gz     {"runs": {run id: its row, and what proves that the row still holds}}
+    index/runs-2.json.gz     {"runs": {run id: its row, and what proves that the row still holds}}
 
 The index is a cache that only readers write. Whoever creates, drives, resumes or deletes a run
 knows nothing of it, so it makes no difference which machine does that, or which version of this
@@ -45,7 +45,7 @@ from vila_core.jsonio import digest, dumps
 from vila_core.store import Store
 from vila_ops.view import RunView, make_view
 
-KEY = "index/runs-1.json.gz"
+KEY = "index/runs-2.json.gz"
 """The number is the format's: versions of this code with another format keep another index."""
 STATUSES = ("running", "succeeded", "failed", "stopped", "interrupted")
 """What a run's status may be."""
@@ -84,6 +84,8 @@ class RunRow:
     code_digest: str
     error: str
     metrics: Mapping[str, float]
+    data: Mapping[str, str]
+    """Digest of each dataset that a task wrote, by task."""
     tasks: tuple[TaskRow, ...]
 
     @property
@@ -102,6 +104,7 @@ class RunRow:
             "started_at": self.started_at,
             "duration_s": self.duration_s,
             "code_digest": self.code_digest,
+            "data_versions": dict(self.data),
             "metrics": dict(self.metrics),
             "error": self.error or None,
         }
@@ -346,6 +349,7 @@ def _row(view: RunView) -> RunRow:
             for name, value in view.metrics.items()
             if (number := finite(value)) is not None
         },
+        data={_text(task): _text(digest) for task, digest in view.data_versions.items()},
         tasks=tuple(
             TaskRow(_text(task.name), _text(task.stage), task.status, finite(task.duration_s))
             for task in view.tasks

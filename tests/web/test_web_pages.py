@@ -291,7 +291,9 @@ def test_scripts_are_few_and_ours_or_named() -> None:
         text = text.replace("http://www.w3.org/", "")
         assert not re.search(r"https?://|//cdn|@import|\beval\(", text), path
     listed = dict(
-        re.findall(r"`(uplot/\w+\.[\w.]+)` \| `(\w{64})`", (STATIC / "vendor/README.md").read_text())
+        re.findall(
+            r"`(uplot/\w+\.[\w.]+)` \| `(\w{64})`", (STATIC / "vendor/README.md").read_text()
+        )
     )
     vendored = STATIC / "vendor"
     there = {str(one.relative_to(vendored)) for one in vendored.rglob("*.*") if one.suffix != ".md"}

@@ -16,12 +16,16 @@ from vila_ops.samples import Samples
 from vila_ops.web.access import Access
 from vila_ops.web.api import audit as api_audit
 from vila_ops.web.api import compare as api_compare
+from vila_ops.web.api import events as api_events
 from vila_ops.web.api import lineage as api_lineage
 from vila_ops.web.api import registry as api_registry
+from vila_ops.web.api import run as api_run
+from vila_ops.web.api import runs as api_runs
 from vila_ops.web.api.schema import describe
 from vila_ops.web.errors import API, broken, tell_errors
 from vila_ops.web.guard import Guard
 from vila_ops.web.limits import Network
+from vila_ops.web.loading import Records
 from vila_ops.web.oidc import Provider
 from vila_ops.web.routes import (
     audit,
@@ -68,6 +72,7 @@ def create_app(
     )
     app.state.watch = watch
     app.state.access = access
+    app.state.records = Records(store)
     app.state.samples = Samples(store)
     app.state.pairs = Pairs(store)
     app.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
@@ -87,6 +92,9 @@ def create_app(
         api_compare,
         api_registry,
         api_lineage,
+        api_runs,
+        api_run,
+        api_events,
     ):
         app.include_router(routes.router)
     tell_errors(app)

@@ -12,10 +12,11 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 
 from vila_core.errors import NotFound, StoreError, VilaError
 from vila_core.store import Store
-from vila_ops.run_index import KEY, Listing, RunIndex
+from vila_ops.run_index import KEY, Listing, RunIndex, RunRow
 from vila_ops.web.records import last_row
 
 PROBE_SECONDS = 5.0
@@ -42,6 +43,27 @@ class Snapshot:
     def age_s(self) -> float:
         """Seconds since the listing."""
         return max(0.0, (datetime.now(UTC) - self.at).total_seconds())
+
+    @cached_property
+    def version(self) -> str:
+        """What changes when the list of runs would look different."""
+        rows = [
+            (row.run_id, row.status, row.done, *((_live(row),) if row.status == "running" else ()))
+            for row in self.listing.rows
+        ]
+        return f"{hash((*rows, *self.listing.unreadable)) & (2**64 - 1):016x}"
+
+    @cached_property
+    def metric_names(self) -> tuple[str, ...]:
+        """All metrics that a run has, by name."""
+        names: set[str] = set()
+        for row in self.listing.rows:
+            names.update(row.metrics)
+        return tuple(sorted(names))
+
+
+def _live(row: RunRow) -> tuple[object, ...]:
+    return round(row.duration_s or 0.0, -1), *sorted(row.metrics.items())
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,111 @@
+"""Records of runs for pages: read anew when something in them changed, not at every question."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from fastapi import Request
+
+from components.runtime.record import RunRecord
+from vila_core.errors import Damaged, NotFound, StoreError, VilaError
+from vila_core.store import Store
+from vila_ops.run_index import record_fingerprint
+from vila_ops.view import RunView, make_view
+from vila_ops.web.watch import Watch
+
+REMOTE_SECONDS = 10.0
+"""A record in a bucket is looked at again after so long."""
+MOST_HELD = 64
+
+FOREIGN = (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError)
+"""What values that no record of ours holds lead to."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A run as it was read, and what is the same while nothing in its record changes."""
+
+    record: RunRecord
+    view: RunView
+    version: str
+
+
+class Records:
+    """The records of a store. For several threads."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._held: OrderedDict[str, tuple[Loaded, float]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def load(self, run_id: str) -> Loaded:
+        """Return a run. Raises NotFound, Damaged for a record that is none of ours, StoreError."""
+        with self._lock:
+            held = self._held.get(run_id)
+        root = self._store.local_path("")
+        if root is not None and not root.is_dir():
+            raise StoreError(f"{root}: the store's folder is not there; mount or restore it.")
+        if held and root is None and time.monotonic() - held[1] < REMOTE_SECONDS:
+            return held[0]
+        try:
+            version = record_fingerprint(self._store, run_id)
+        except ValueError:  # no store key
+            raise NotFound(f"'{run_id[:200]}' is no run's id.") from None
+        # A driver that dies leaves no trace: what runs is judged anew.
+        if held and held[0].version == version and held[0].view.status != "running":
+            loaded = held[0]
+        else:
+            loaded = self._read(run_id, version)
+        with self._lock:
+            self._held[run_id] = (loaded, time.monotonic())
+            self._held.move_to_end(run_id)
+            while len(self._held) > MOST_HELD:
+                self._held.popitem(last=False)
+        return loaded
+
+    def _read(self, run_id: str, version: str) -> Loaded:
+        if "/" in run_id or "\0" in run_id or run_id in ("", ".", ".."):
+            raise NotFound(f"'{run_id[:200]}' is no run's id.")
+        try:
+            record = RunRecord.load(self._store, run_id)
+            return Loaded(record, make_view(record), version)
+        except FOREIGN as error:
+            raise Damaged(
+                f"runs/{run_id}: the record can't be read: {type(error).__name__}: {error}"
+            ) from error
+
+
+def records_of(request: Request) -> Records:
+    """Return the records of the dashboard's store."""
+    return request.app.state.records
+
+
+def store_of(request: Request) -> Store:
+    """Return the dashboard's store."""
+    watch: Watch = request.app.state.watch
+    return watch.store
+
+
+@dataclass(frozen=True)
+class Part(Generic[T]):
+    """A section of a page: what it shows, or why it can't."""
+
+    value: T | None
+    problem: str = ""
+
+
+def part(make: Callable[[], T]) -> Part[T]:
+    """Make a section. What goes wrong with it is told in its place, and breaks nothing else."""
+    try:
+        return Part(make())
+    except (VilaError, OSError) as error:
+        return Part(None, str(error))
+    except FOREIGN as error:
+        return Part(None, f"what the store has is not ours: {type(error).__name__}: {error}")
