@@ -247,7 +247,7 @@ def test_every_answer_carries_the_headers(
     def fault(*_: object) -> None:
         raise RuntimeError("a fault of ours, with details")
 
-    monkeypatch.setattr("vila_ops.web.routes.run.load_view", fault)
+    monkeypatch.setattr("vila_ops.web.routes.run.records_of", fault)
     broken = client.get("/runs/x")
     assert broken.status_code == 500
     assert "with details" not in broken.text

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -14,7 +14,7 @@ from fastapi import Request
 from components.runtime.record import RunRecord
 from vila_core.errors import Damaged, NotFound, StoreError, VilaError
 from vila_core.store import Store
-from vila_ops.run_index import record_fingerprint
+from vila_ops.run_index import STATUSES, record_fingerprint
 from vila_ops.view import RunView, make_view
 from vila_ops.web.watch import Watch
 
@@ -44,13 +44,16 @@ class Records:
         self._store = store
         self._held: OrderedDict[str, tuple[Loaded, float]] = OrderedDict()
         self._lock = threading.Lock()
+        self._seen_root = False
 
     def load(self, run_id: str) -> Loaded:
         """Return a run. Raises NotFound, Damaged for a record that is none of ours, StoreError."""
         with self._lock:
             held = self._held.get(run_id)
         root = self._store.local_path("")
-        if root is not None and not root.is_dir():
+        if root is not None and root.is_dir():
+            self._seen_root = True
+        elif root is not None and self._seen_root:
             raise StoreError(f"{root}: the store's folder is not there; mount or restore it.")
         if held and root is None and time.monotonic() - held[1] < REMOTE_SECONDS:
             return held[0]
@@ -75,11 +78,34 @@ class Records:
             raise NotFound(f"'{run_id[:200]}' is no run's id.")
         try:
             record = RunRecord.load(self._store, run_id)
-            return Loaded(record, make_view(record), version)
+            return Loaded(record, _sound(make_view(record)), version)
         except FOREIGN as error:
             raise Damaged(
                 f"runs/{run_id}: the record can't be read: {type(error).__name__}: {error}"
             ) from error
+
+
+_TEXTS = ("name", "recipe", "runner", "started_at", "code_digest", "config_digest", "error")
+
+
+def _sound(view: RunView) -> RunView:
+    """Return the view. Raises TypeError or ValueError for values that no record of ours holds."""
+    named = {name: getattr(view, name) for name in _TEXTS}
+    named |= {f"a task's {name}": getattr(task, name) for task in view.tasks for name in _TASK}
+    for name, value in named.items():
+        if not isinstance(value, str):
+            raise TypeError(f"{name} is no text but {type(value).__name__}")
+    if not isinstance(view.config, Mapping):
+        raise TypeError(f"the config is no mapping but {type(view.config).__name__}")
+    if view.status not in STATUSES:
+        raise ValueError(f"'{view.status}' is no status of a run")
+    for digest in view.data_versions.values():
+        if not isinstance(digest, str):
+            raise TypeError(f"a digest is no text but {type(digest).__name__}")
+    return view
+
+
+_TASK = ("name", "stage", "status", "error", "cached_from")
 
 
 def records_of(request: Request) -> Records:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from fastapi import Request
 from fastapi.responses import HTMLResponse
@@ -53,6 +53,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     made.filters |= {"duration": duration, "when": when, "number": number, "query": query}
+    made.filters |= {"urlencode": path_part, "path": lambda text: quote(text, safe="/")}
     return made
 
 
@@ -78,11 +79,16 @@ def number(value: object) -> str:
     return f"{value:,.0f}" if 1e4 <= abs(value) < 1e15 else f"{value:.5g}"
 
 
+def path_part(value: object) -> str:
+    """Return a name as one part of a link's path."""
+    return quote(str(value).encode("utf-8", "replace"), safe="")
+
+
 def query(values: Mapping[str, Any], **changes: Any) -> str:
     """Return the query of a link to the same page with some values changed; empty ones left out."""
     merged = {**values, **changes}
     kept = [(name, value) for name, value in merged.items() if value not in ("", None, (), [])]
-    return "?" + urlencode(kept, doseq=True)
+    return "?" + urlencode(kept, doseq=True, errors="replace")
 
 
 def require_text(value: object) -> str:

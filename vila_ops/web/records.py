@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import deque
 from collections.abc import Iterator, Mapping
 
+from components.runtime.secrets import mask_text
 from vila_core.errors import NotFound
 from vila_core.store import Store
 from vila_ops.run_index import finite
 from vila_ops.view import RunView, TaskView
 
 LOG_BYTES = 64 * 1024
-ROWS_BYTES = 16 * 2**20
-"""Of a longer metrics.jsonl the end is drawn: some fifty thousand rows."""
 
-MOST_ATTEMPTS = 100
-
-Point = tuple[float, float]
+_ESCAPES = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 
 
 def task_key(view: RunView, task: TaskView, name: str) -> str:
@@ -86,17 +84,7 @@ def last_row(store: Store, view: RunView, task: TaskView) -> dict[str, float]:
     return {name: number for name, value in found if (number := finite(value)) is not None}
 
 
-def loss_points(store: Store, view: RunView, task: TaskView) -> tuple[list[Point], bool]:
-    """Return (step, loss) over all attempts, a later one's step winning; and if it was cut."""
-    found: dict[float, float | None] = {}
-    any_cut = False
-    for number in range(max(1, task.attempt - MOST_ATTEMPTS + 1), task.attempt + 1):
-        key = f"runs/{view.run_id}/tasks/{task.name}/{number:03d}/metrics.jsonl"
-        data, cut = tail(store, key, ROWS_BYTES)
-        any_cut = any_cut or cut
-        for row in rows(data):
-            step = finite(row.get("step"))
-            if step is not None and "loss" in row:
-                found[step] = finite(row["loss"])
-    points = [(step, loss) for step, loss in sorted(found.items()) if loss is not None]
-    return points, any_cut
+def log_text(data: bytes) -> str:
+    """Return a log as pages show it: secrets masked; no colours, no progress written over."""
+    text = _ESCAPES.sub("", mask_text(data.decode("utf-8", "replace")))
+    return "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n"))

@@ -15,7 +15,8 @@ from vila_ops.view import RunView, TaskView
 from vila_ops.web.api.problem import ERRORS
 from vila_ops.web.api.runs import Status
 from vila_ops.web.loading import records_of, store_of
-from vila_ops.web.records import LOG_BYTES, tail, task_key
+from vila_ops.web.records import LOG_BYTES, log_text, tail, task_key
+from vila_ops.web.results import results, shots_table
 
 router = APIRouter(prefix="/api/v1/runs/{run_id}", responses=ERRORS, tags=["runs"])
 
@@ -106,6 +107,19 @@ class CurvesItem(BaseModel):
     series: list[SeriesItem]
 
 
+class ScoreCurve(SeriesItem):
+    """A benchmark's score by demonstrations, with its 95% interval."""
+
+
+class InContext(BaseModel):
+    """In-context-learning curves of an evaluation, in percent."""
+
+    x: list[int]
+    x_label: str
+    unit: str
+    series: list[ScoreCurve]
+
+
 class LogEnd(BaseModel):
     """The end of a task's log, from the start of a line."""
 
@@ -167,6 +181,14 @@ def curves(
     )
 
 
+@router.get("/in-context")
+def in_context(request: Request, run_id: RunId, task: TaskName) -> InContext:
+    """Return the scores of an evaluation by number of demonstrations."""
+    view = records_of(request).load(run_id).view
+    found = results(store_of(request), find_task(view, task))
+    return InContext.model_validate(clean(shots_table(found.curves)))
+
+
 @router.get("/log")
 def log(request: Request, run_id: RunId, task: TaskName) -> LogEnd:
     """Return the end of the log of a task's latest attempt, at most 64 KiB."""
@@ -180,7 +202,7 @@ def log_end(request: Request, view: RunView, task: TaskView) -> tuple[str, bool]
     if not task.attempt:
         return "", False
     data, cut = tail(store_of(request), task_key(view, task, "log.txt"), LOG_BYTES)
-    return mask_text(data.decode("utf-8", "replace")), cut
+    return log_text(data), cut
 
 
 def find_task(view: RunView, name: str) -> TaskView:

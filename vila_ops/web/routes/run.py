@@ -1,84 +1,127 @@
-"""One run, read anew for every visit: tasks, errors, curves, metrics, the end of a log."""
+"""One run: its graph, tasks, curves, mixture, scores, samples, config; each part by itself."""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Path, Request, Response
+from fastapi.responses import RedirectResponse
 from markupsafe import Markup
+from starlette.exceptions import HTTPException
 
-from vila_core.errors import NotFound, StoreError
+from components.runtime.secrets import mask
+from vila_core.errors import UserError
 from vila_core.jsonio import dumps
 from vila_core.store import Store
+from vila_ops.kept import Kept
 from vila_ops.run_index import finite
-from vila_ops.runs import load_view
+from vila_ops.runs import stop_run
 from vila_ops.view import RunView, TaskView
-from vila_ops.web.chart import curve
+from vila_ops.web import about_run, curves, gallery, graph, results
+from vila_ops.web.api.run import log_end
+from vila_ops.web.chart import Line, drawing
+from vila_ops.web.forms import read_form
+from vila_ops.web.loading import Loaded, part, records_of, store_of
 from vila_ops.web.pages import page
-from vila_ops.web.records import LOG_BYTES, loss_points, read_json, tail, task_key
-from vila_ops.web.watch import Watch
+from vila_ops.web.records import read_json
+from vila_ops.web.roles import Role, Viewer, needs
+from vila_ops.web.routes.samples import samples_of
+from vila_ops.why import Reason, explain
 
-MOST_CURVES = 12
+MOST_METRICS = 2000
 
 router = APIRouter(include_in_schema=False)
 
+_reasons: Kept[Reason] = Kept(2**20)
+
 
 @dataclass(frozen=True)
-class Curve:
-    """A drawn loss."""
+class TaskPanel:
+    """The task that is looked at closely."""
 
-    task: str
-    svg: Markup
-    points: int
-    first: float
-    last: float
+    task: TaskView
+    log: str
     cut: bool
 
 
-@dataclass(frozen=True)
-class OnCluster:
-    """Where a run was submitted to; `url` leads to it in Kubeflow Pipelines, if there is one."""
-
-    name: str
-    namespace: str
-    url: str
-
-
 @router.get("/runs/{run_id}")
-def run(request: Request, run_id: str, task: str = "") -> Response:
-    """Show a run; `task` is the one whose log is shown, by default the one that matters most."""
-    watch: Watch = request.app.state.watch
-    store = watch.store
+def run(request: Request, run_id: str) -> Response:
+    """Show a run. `task` in the URL is the task that is looked at closely, `train` the one whose
+    curves are drawn, `benchmark`, `shots`, `show` and `at` choose samples.
+    """
+    store = store_of(request)
+    loaded = records_of(request).load(run_id)
+    view = loaded.view
+    given = request.query_params
+    shown = view.task(given.get("task", "")) or _telling(view)
+    training = curves.trained(view)
+    train = next((task for task in training if task.name == given.get("train")), None)
+    train = train or curves.usual(training)
+    evaluations = part(lambda: _evaluations(store, view))
+    on_cluster = part(lambda: about_run.cluster(store, view.run_id))
+    return page(
+        request,
+        "run.html",
+        run=view,
+        asked={name: given[name] for name in _ASKED if name in given},
+        shown=shown,
+        panel=part(lambda: _panel(request, view, shown)),
+        why=part(lambda: _why(store, loaded, shown)),
+        tries=part(lambda: about_run.tries(loaded.record, shown.name) if shown else []),
+        graph=part(lambda: _graph(store, loaded, shown)),
+        training=training,
+        train=train,
+        charts=part(lambda: curves.charts(store, view, train) if train else []),
+        mixtures=part(lambda: about_run.mixtures(view)),
+        evaluations=evaluations,
+        shots={one.task: _by_shots(one) for one in evaluations.value or ()},
+        gallery=part(lambda: _gallery(request, view)),
+        versions=part(lambda: about_run.versions_of(store, view.run_id)),
+        certificates=part(lambda: about_run.certificates(store, view.run_id)),
+        links=part(lambda: about_run.links(store, view, on_cluster.value)),
+        cluster=on_cluster,
+        findings=part(lambda: _findings(store, view)),
+        metrics=_metrics(view),
+        progress={one.name: _progress(one) for one in view.tasks},
+        config=part(lambda: dumps(mask(view.config), indent=2)),
+        environment=part(lambda: _environment(loaded)),
+        promotable=view.status == "succeeded" and any(_model(task) for task in view.tasks),
+        text=about_run.compact,
+    )
+
+
+_ASKED = ("task", "train", "benchmark", "shots", "show", "at")
+
+
+@router.post("/runs/{run_id}/stop")
+async def stop(
+    request: Request,
+    run_id: Annotated[str, Path(max_length=200)],
+    viewer: Annotated[Viewer, Depends(needs(Role.runner))],
+) -> Response:
+    """Stop a run and everything that it started, as `vila stop` does."""
+    from starlette.concurrency import run_in_threadpool
+
+    await read_form(request)
     try:
-        view = load_view(store, run_id)
-        shown = view.task(task) or _telling(view)
-        log, cut = (
-            tail(store, task_key(view, shown, "log.txt"), LOG_BYTES) if shown else (b"", False)
-        )
-        curves = _curves(store, view)
-        config = dumps(view.config, indent=2)
-        return page(
-            request,
-            "run.html",
-            run=view,
-            shown=shown,
-            log=log.decode("utf-8", "replace"),
-            log_cut=cut,
-            curves=curves,
-            config=config,
-            metrics=_metrics(view),
-            progress={one.name: _progress(one) for one in view.tasks},
-            cluster=_cluster(store, view),
-            findings=_findings(store, view),
-        )
-    except NotFound:
-        raise
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        if "/" in run_id or "\0" in run_id or run_id in ("", ".", ".."):
-            raise NotFound(f"'{run_id}' is no run's id.") from None
-        raise StoreError(
-            f"runs/{run_id}: the record can't be read: {type(error).__name__}: {error}"
-        ) from error
+        await run_in_threadpool(_stop, request, run_id)
+    except UserError as error:
+        raise HTTPException(409, str(error)) from None
+    return RedirectResponse(f"/runs/{run_id}", 303)
+
+
+def _stop(request: Request, run_id: str) -> None:
+    store = store_of(request)
+    view = records_of(request).load(run_id).view
+    if view.runner == "cluster":
+        from vila_ops.cluster import follow
+
+        follow.stop(store, view.run_id)
+    else:
+        stop_run(store, view.run_id)
 
 
 def _telling(view: RunView) -> TaskView | None:
@@ -91,27 +134,82 @@ def _telling(view: RunView) -> TaskView | None:
     return max(begun, key=lambda one: str(one.started_at), default=None)
 
 
-def _curves(store: Store, view: RunView) -> list[Curve]:
-    found = []
-    for task in view.tasks:
-        if not task.attempt or task.cached or len(found) == MOST_CURVES:
-            continue
-        points, cut = loss_points(store, view, task)
-        if points:
-            first, last = points[0][1], points[-1][1]
-            label = f"loss of {task.name}: {first:.4g} at the start, {last:.4g} at the end"
-            found.append(Curve(task.name, curve(points, label), len(points), first, last, cut))
-    return found
+def _panel(request: Request, view: RunView, task: TaskView | None) -> TaskPanel | None:
+    return TaskPanel(task, *log_end(request, view, task)) if task else None
 
 
-def _metrics(view: RunView) -> list[tuple[str, str, object]]:
+def _why(store: Store, loaded: Loaded, task: TaskView | None) -> Reason | None:
+    """Return why a task ran, which many earlier records may have to be read for: once."""
+    if task is None or not task.attempt:
+        return None
+    begun = loaded.record.tasks[task.name][-1].started.get("key")
+    name = (store.uri, loaded.view.run_id, task.name, task.attempt, begun, task.cached)
+
+    def make() -> tuple[Reason, int]:
+        found = explain(store, loaded.view.run_id, task.name)
+        return found, 500 + 200 * len(found.differences)
+
+    return _reasons.get(name, make)
+
+
+def _graph(store: Store, loaded: Loaded, shown: TaskView | None) -> Markup:
+    pipeline = str(loaded.view.config.get("pipeline") or "")
+    edges = _edges(store, loaded.view.run_id, pipeline)
+    return graph.drawing(loaded.view, edges, shown.name if shown else "")
+
+
+@functools.lru_cache(maxsize=64)
+def _edges(store: Store, run_id: str, pipeline: str) -> graph.Edges:
+    return graph.edges_of(store, run_id, pipeline)
+
+
+def _evaluations(store: Store, view: RunView) -> list[results.Results]:
+    return [results.results(store, task) for task in results.evaluations(view)]
+
+
+def _by_shots(found: results.Results) -> Markup:
+    lines = []
+    for index, scores in enumerate(found.curves.values()):
+        band = [
+            (100 * score.low, 100 * score.high)
+            for score in scores
+            if score.low is not None and score.high is not None
+        ]
+        points = [(float(score.shots), 100 * score.value) for score in scores]
+        lines.append(Line(points, band if len(band) == len(points) else (), index % 8 + 1))
+    return drawing(lines, f"In-context learning of {found.task}: accuracy by demonstrations")
+
+
+def _gallery(request: Request, view: RunView) -> gallery.Gallery | None:
+    given = request.query_params
+    return gallery.gallery(
+        store_of(request),
+        samples_of(request),
+        view,
+        benchmark=given.get("benchmark", ""),
+        shots=_small(given.get("shots", "")),
+        show=given.get("show", "all"),
+        page=_small(given.get("at", "")) or 1,
+    )
+
+
+def _small(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 7 else None
+
+
+def _model(task: TaskView) -> bool:
+    return any(one["name"] == "model" for one in task.artifacts)
+
+
+def _metrics(view: RunView) -> list[tuple[str, str, float]]:
     """Return (task, metric, value) of what tasks ended with."""
-    return [
+    found = [
         (task.name, name, value)
         for task in view.tasks
         for name, value in sorted(task.metrics.items())
         if finite(value) is not None
     ]
+    return found[:MOST_METRICS]
 
 
 def _progress(task: TaskView) -> str:
@@ -119,16 +217,6 @@ def _progress(task: TaskView) -> str:
     if task.status != "running" or done is None or not total:
         return ""
     return f"{done:,.0f} of {total:,.0f} {task.progress.get('unit', '')}".rstrip()
-
-
-def _cluster(store: Store, view: RunView) -> OnCluster | None:
-    about = read_json(store, f"runs/{view.run_id}/cluster.json")
-    if not isinstance(about, dict):
-        return None
-    kfp = about.get("kfp")
-    url = str(kfp.get("url") or "") if isinstance(kfp, dict) else ""
-    linked = url if url.startswith(("https://", "http://")) else ""
-    return OnCluster(str(about.get("cluster", "")), str(about.get("namespace", "")), linked)
 
 
 def _findings(store: Store, view: RunView) -> list[dict[str, str]]:
@@ -141,3 +229,26 @@ def _findings(store: Store, view: RunView) -> list[dict[str, str]]:
         for one in (found if isinstance(found, list) else [])
         if isinstance(one, dict)
     ]
+
+
+def _environment(loaded: Loaded) -> list[tuple[str, str]]:
+    """Return what the run remembers of the machine, the packages and its command."""
+    run = mask(loaded.record.run)
+    found: list[tuple[str, str]] = []
+    argv = run.get("argv")
+    if isinstance(argv, list) and argv:
+        found.append(("command", " ".join(["vila", *map(str, argv)])))
+    known = run.get("environment")
+    for name, value in (known if isinstance(known, Mapping) else {}).items():
+        if isinstance(value, Mapping):
+            found += [(str(key), str(one)) for key, one in value.items() if one is not None]
+        else:
+            found.append((str(name), str(value)))
+    for title in ("images", "dvc"):
+        value: Any = run.get(title)
+        for name, one in (value if isinstance(value, Mapping) else {}).items():
+            found.append((f"{title}: {name}", about_run.compact(one)))
+    driver = loaded.record.driver
+    if isinstance(driver, Mapping) and driver.get("host"):
+        found.append(("driven by", f"{driver['host']}, process {driver.get('pid')}"))
+    return found[:200]

@@ -181,7 +181,7 @@ class Chart {
     const setup = {
       width: Math.max(120, this.plotAt.clientWidth),
       height: Math.max(120, this.plotAt.clientHeight),
-      padding: [10, 8, 0, 0],
+      padding: [10, 22, 0, 0],
       legend: { show: false },
       series,
       bands,
