@@ -148,6 +148,7 @@ class _Check:
     def __init__(self, store: Store, model: str, trust: Trust, found: Findings) -> None:
         self._store, self._model, self._trust, self._found = store, model, trust, found
         self._signatures = Signatures(store, model)
+        self._there: dict[str, list[int]] = {}  # records by kind, also those that can't be read
 
     def run(self) -> dict[str, str]:
         """Check everything but files; return the artifacts to check, with the model's name."""
@@ -181,7 +182,7 @@ class _Check:
 
     def _read_all(self, kind: str, read: Callable[[str, int], Any]) -> dict[int, Any]:
         """Return the records of a folder that can be read, by number, and tell of the others."""
-        numbers = numbers_in(self._names(kind))
+        numbers = self._there[kind] = numbers_in(self._names(kind))
         found = {}
         for missing in sorted(set(range(1, max(numbers, default=0))) - set(numbers)):
             self._wrong(f"{kind}/{missing}.json", "is missing: those after it are there")
@@ -230,14 +231,13 @@ class _Check:
     def _against_versions(
         self, entries: dict[int, HistoryEntry], versions: dict[int, Version]
     ) -> None:
-        there = set(numbers_in(self._store.children(f"registry/{self._model}/versions")))
         told: set[int] = set()
         for number, entry in entries.items():
             version = versions.get(entry.version)
             key = f"versions/{entry.version}.json"
             if entry.version in told:
                 continue
-            if entry.version not in there:
+            if entry.version not in self._there["versions"]:
                 self._wrong(key, f"is missing: entry {number} of the history is about it")
                 told.add(entry.version)
             elif version and entry.version_digest not in ("", version.digest()):
@@ -269,7 +269,7 @@ class _Check:
                 self._wrong(key, "is not an alias: no JSON object with version and seq", repaired)
                 continue
             entry = entries.get(seq)
-            if seq > max(entries, default=0):
+            if seq > max(self._there["history"], default=0):
                 self._wrong(
                     f"history/{seq}.json",
                     f"is missing, with what came after it: alias {alias} was moved by entry {seq}",
