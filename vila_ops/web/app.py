@@ -21,7 +21,7 @@ from vila_ops.web.api import lineage as api_lineage
 from vila_ops.web.api import registry as api_registry
 from vila_ops.web.api import run as api_run
 from vila_ops.web.api import runs as api_runs
-from vila_ops.web.api.schema import describe
+from vila_ops.web.api.schema import describe, operation
 from vila_ops.web.errors import API, broken, tell_errors
 from vila_ops.web.guard import Guard
 from vila_ops.web.limits import Network
@@ -68,6 +68,7 @@ def create_app(
         docs_url=None,
         redoc_url=None,
         openapi_url=f"{API}/openapi.json",
+        generate_unique_id_function=operation,
         lifespan=lifespan,
     )
     app.state.watch = watch

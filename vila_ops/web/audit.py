@@ -11,7 +11,6 @@ and all of them are in the process's log at once.
 from __future__ import annotations
 
 import itertools
-import json
 import logging
 import secrets
 import threading
@@ -230,6 +229,5 @@ def _short(value: Any) -> Any:
 def entries_of(data: bytes) -> list[tuple[Entry, str]]:
     """Return the entries of an object and the sha256 of each line. Raises ValueError for others."""
     return [
-        (Entry.model_validate(json.loads(line)), sha256(line).hexdigest())
-        for line in data.splitlines()
+        (Entry.model_validate_json(line), sha256(line).hexdigest()) for line in data.splitlines()
     ]

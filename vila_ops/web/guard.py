@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -44,6 +45,8 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
+
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")
 
 log = logging.getLogger("vila.dashboard")
 
@@ -207,10 +210,9 @@ def same_site(request: Request, url: str = "") -> bool:
 
 
 def _host(request: Request) -> str:
-    try:
-        return request.url.hostname or ""
-    except ValueError:  # no host's name at all
-        return ""
+    """Return the host that was asked for, as it was sent: empty where that is none."""
+    match = _HOST.fullmatch(request.headers.get("host", ""))
+    return match[1] if match else ""
 
 
 def _asked(request: Request) -> str:

@@ -32,9 +32,6 @@ def describe(app: FastAPI) -> None:
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            for route in app.routes:
-                if isinstance(route, APIRoute) and route.include_in_schema:
-                    route.operation_id = route.operation_id or _operation(route)
             made = get_openapi(
                 title=app.title, version=app.version, description=_ABOUT, routes=app.routes
             )
@@ -46,8 +43,11 @@ def describe(app: FastAPI) -> None:
     app.openapi = openapi
 
 
-def _operation(route: APIRoute) -> str:
-    """Return a name that clients in other languages can use; functions share names, paths don't."""
+def operation(route: APIRoute) -> str:
+    """Return a name that clients in other languages can use, for FastAPI to call operations by.
+
+    Functions of several modules share names; paths don't.
+    """
     path = route.path_format.removeprefix("/api/v1/").replace("{", "").replace("}", "")
     words = "".join(letter if letter.isalnum() else "_" for letter in path)
     return f"{min(route.methods or {'GET'}).lower()}_{words}"
