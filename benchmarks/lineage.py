@@ -2,9 +2,10 @@
 
 Each run has ten tasks as the quickstart has them, with the digests of 110 source files in each
 attempt, as real records have; all share their data, each tenth run takes four tasks from the cache,
-and each run registers a version. `first` makes the index (once in a store's life); `open` is a fresh reader
-of it, `again` one that is kept, as the dashboard's. `back` goes from a version to its data,
-`forward` from the data to all that is drawn of it, `digest` finds six digits of one.
+and each run registers a version. `first` makes the index (once in a store's life); `open` is a
+fresh reader of it, `again` one that is kept, as the dashboard's. `back` goes from a version to its
+data, `forward` from the data to what is made of it, `digest` finds one by twelve digits, `process`
+is the whole command.
 
 Every answer must be the one that was written, or the script fails.
 """

@@ -67,10 +67,12 @@ def check(
     say: Callable[[str], None] = lambda text: None,
     *,
     trust: Trust | None = None,
+    files: bool = True,
 ) -> Findings:
     """Check a model, or all of them, and never stop at the first thing found.
 
-    `say` is told what is looked at; `trust` is this user's unless it is given. Raises UserError for
+    `say` is told what is looked at; `trust` is this user's unless it is given; without `files` the
+    records alone are checked. Raises UserError for
     an unknown model, Unreachable for a store that does not answer.
     """
     models = Registry(store).models()
@@ -84,7 +86,7 @@ def check(
     for name in found.models:
         say(f"checking the history and versions of {name}")
         artifacts |= _Check(store, name, trust, found).run()
-    for sha256, name in artifacts.items():
+    for sha256, name in artifacts.items() if files else ():
         say(f"checking the files of artifact {sha256[:12]}")
         checked = blobs.check_artifact(store, sha256)
         found.files += checked.files

@@ -334,6 +334,37 @@ def test_a_broken_history_is_a_banner_and_stops_decisions(
     assert api.status_code == 409
 
 
+def test_a_history_that_was_cut_off_is_told_by_the_aliases(
+    client: TestClient, own_store: Store
+) -> None:
+    Registry(own_store).move("miniature", "champion", 1, why="second")
+    own_store.delete("registry/miniature/history/2.json")
+    shown = client.get("/registry/miniature").text
+    assert "is not whole" in shown
+    assert "history/2.json is missing" in shown
+    assert send(client, "/registry/miniature/1/decide", kind="approve", why="x").status_code == 409
+    assert not own_store.exists("registry/miniature/history/2.json")
+
+
+def test_a_version_that_was_changed_is_promoted_nowhere(
+    client: TestClient, own_store: Store
+) -> None:
+    Registry(own_store).note("miniature", "approve", 1, why="good as it is")
+    path = own_store.local_path("registry/miniature/versions/1.json")
+    assert path is not None
+    value = json.loads(path.read_text())
+    path.write_text(json.dumps({**value, "metrics": {"toy/accuracy@0": 1.0}}))
+    shown = client.get("/registry/miniature/1")
+    assert shown.status_code == 200
+    assert "is not what was registered" in shown.text
+    assert "Ask the gates" not in shown.text
+    asked = client.get("/registry/promote?what=miniature@1&to=champion")
+    assert asked.status_code == 409
+    assert 'name="judged"' not in asked.text
+    api = client.post("/api/v1/registry/promote", json={"what": "miniature@1", "to": "champion"})
+    assert api.status_code == 409
+
+
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"model": "other"}', "[" * 50_000])
 def test_a_tampered_version_is_told_and_others_stand(
     client: TestClient, own_store: Store, text: str

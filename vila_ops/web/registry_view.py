@@ -15,6 +15,9 @@ from components.registry.gates.approvals import approvers, rejection
 from components.registry.history import entry_place, numbers_in
 from components.registry.records import read_entry
 from components.registry.registry import check_name
+from components.registry.signatures import Signatures, statement_of
+from components.registry.signing import examine, trust_of_user
+from components.registry.verify import Finding, check, verified_version
 from components.runtime.secrets import mask
 from vila_core.errors import Damaged, NotFound, UserError, VilaError
 from vila_core.jsonio import dumps
@@ -27,6 +30,7 @@ PAGE_ROWS = 50
 MOST_FILES = 500
 MOST_CERTIFICATES = 20
 MOST_TEXT = 60_000
+MOST_FINDINGS = 50
 
 
 @dataclass(frozen=True)
@@ -151,10 +155,46 @@ def known_model(store: Store, model: str) -> None:
 
 def past(store: Store, model: str) -> Past:
     """Return a model's history, whole or not. Raises StoreError for a store that is away."""
+    stood = _pointers(store, model)  # before the history, which may only get longer meanwhile
     try:
-        return Past(Registry(store).history(model))
+        entries = Registry(store).history(model)
     except Damaged as error:
         return Past(_left(store, model), str(error))
+    for alias, seq in stood.items():
+        if seq > len(entries):
+            text = (
+                f"registry/{model}/history/{seq}.json is missing, with what came after it: alias "
+                f"{alias} was moved by entry {seq}, and the history ends with {len(entries)}."
+            )
+            return Past(entries, text)
+    return Past(entries)
+
+
+def _pointers(store: Store, model: str) -> dict[str, int]:
+    """Return by alias the entry that moved it last, as the aliases' own files say."""
+    found = {}
+    for name in store.children(f"registry/{model}/aliases"):
+        try:
+            value = json.loads(store.read(f"registry/{model}/aliases/{name}"))
+            if type(value["seq"]) is int:
+                found[name.removesuffix(".json")] = value["seq"]
+        except (NotFound, ValueError, KeyError, TypeError, RecursionError):
+            continue  # `vila registry verify` tells of it, the next move writes it anew
+    return found
+
+
+def believable(store: Store, model: str, number: int | None = None) -> None:
+    """Raise Damaged unless a model's history is whole, and a version as it was registered."""
+    found = past(store, model)
+    if found.broken:
+        raise Damaged(f"{found.broken}\n  fix: vila registry verify {model}")
+    if number is not None:
+        verified_version(store, f"{model}@{number}", allow_unsigned=True)
+
+
+def wrong(store: Store, model: str) -> list[Finding]:
+    """Return what a check of a model's records finds, its files left out."""
+    return check(store, model, files=False).findings[:MOST_FINDINGS]
 
 
 def _left(store: Store, model: str) -> list[HistoryEntry]:
@@ -319,10 +359,16 @@ class Signed:
 
 
 def signed(store: Store, version: Version) -> Signed:
-    """Return what is known of a version's signature."""
-    if version.signature:
-        return Signed("signed", "is signed; nobody has checked by whom")
-    return Signed("unsigned", "is not signed")
+    """Return what is known of a version's signature, by whom this process trusts."""
+    try:
+        found = examine(
+            Signatures(store, version.model).of(version),
+            statement_of(version.model, version),
+            trust_of_user(),
+        )
+    except (VilaError, OSError) as error:
+        return Signed("unknown", "", str(error))
+    return Signed(found.state, found.text)
 
 
 def mirrors(store: Store, model: str) -> list[Status]:

@@ -292,6 +292,8 @@ def promotion(request: Request, asked: PromoteIn) -> PromoteOut:
     )
     try:
         judged = desk.ask(question).wait(JUDGE_SECONDS)
+        if judged is not None:
+            view.believable(store, judged.model, judged.version)
     except UserError as error:
         raise HTTPException(404, str(error)) from None
     except Damaged as error:
@@ -319,6 +321,7 @@ def rollback(request: Request, model: Model, viewer: Promoter, asked: RollbackIn
     note(request, "roll back", f"{model}@{asked.alias}", why=asked.why)
     _known(store, model)
     try:
+        view.believable(store, model, asked.to)
         entry = deciding.rollback(
             store,
             model,
@@ -359,6 +362,7 @@ def _decide(
         raise HTTPException(404, f"{name}: there is no such version.")
     decide = deciding.approve if kind == "approve" else deciding.reject
     try:
+        view.believable(store, model)
         return _entry(decide(store, name, why=asked.why, who=viewer.name))
     except UserError as error:
         raise HTTPException(422, str(error)) from None

@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from components.registry import HistoryEntry, Registry, Version
 from components.registry.gates.approvals import approvers
 from components.registry.gates.files import names as gate_names
+from components.registry.verify import Finding
 from vila_core.errors import Conflict, Damaged, UserError, VilaError
 from vila_core.store import Store
 from vila_ops.lineage import trace_back
@@ -26,7 +27,7 @@ from vila_ops.web.judging import Asked, Question, judging_of
 from vila_ops.web.lineage_desk import desk_of
 from vila_ops.web.markdown import markdown, split
 from vila_ops.web.pages import page
-from vila_ops.web.parts import part
+from vila_ops.web.parts import Part, part
 from vila_ops.web.roles import Role, Viewer, needs, viewer_of
 from vila_ops.web.routes.lineage import shown
 from vila_ops.web.watch import Watch
@@ -86,6 +87,7 @@ def decide(request: Request, viewer: Promoter, form: Form) -> Response:
         again = "What you saw is not kept any more; the gates were asked anew. Nothing was changed."
         return _judged(request, question, again=again, code=409)
     try:
+        view.believable(store, judged.model, judged.version)
         entry = promote(store, judged, why=reason, who=viewer.name, force=force)
     except Conflict:
         desk.drop(judged)
@@ -118,6 +120,7 @@ def one_model(
         "registry_model.html",
         model=model,
         past=past,
+        wrong=_wrong(store, model, past),
         rows=view.rows(store, model, wanted, past),
         total=len(all_numbers),
         at=at,
@@ -148,6 +151,7 @@ def roll_back(request: Request, model: str, viewer: Promoter, form: Form) -> Res
     if not reason:
         return _rollback_page(request, model, alias, to, again="A reason is needed.", code=422)
     try:
+        view.believable(store, model, to)
         entry = deciding.rollback(
             store, model, alias, why=reason, who=viewer.name, to=to, expected=before
         )
@@ -170,6 +174,7 @@ def one_entry(request: Request, model: str, seq: Number) -> Response:
         "registry_entry.html",
         model=model,
         past=past,
+        wrong=_wrong(store, model, past),
         one=found,
         found=view.verdicts(found.evidence),
         evidence=view.told(found.evidence),
@@ -186,6 +191,7 @@ def say(request: Request, model: str, number: Number, viewer: Promoter, form: Fo
     if kind not in _DECISIONS:
         raise HTTPException(422, f"kind is one of {', '.join(_DECISIONS)}")
     try:
+        view.believable(store, model)
         entry = _DECISIONS[kind](store, name, why=reason, who=viewer.name)
     except (Damaged, UserError) as error:
         code = 409 if isinstance(error, Damaged) else 422
@@ -219,6 +225,7 @@ def one_version(request: Request, model: str, number: Number) -> Response:
         model=model,
         version=version,
         past=past,
+        wrong=_wrong(store, model, past),
         passed=view.passed(version.evidence),
         forced=past.forced(number),
         results=results_of(version),
@@ -227,6 +234,7 @@ def one_version(request: Request, model: str, number: Number) -> Response:
         approved_by=approvers(past.entries, number),
         found=view.verdicts(version.evidence),
         metrics=metrics[:500],
+        believed=part(lambda: view.believable(store, model, number)),
         headline=[one for one in metrics if _tells(one[0])][:MOST_HEADLINE],
         signed=view.signed(store, version),
         files=part(lambda: view.files(store, version.artifact.sha256)),
@@ -270,8 +278,12 @@ def _judged(request: Request, asked: Question, *, again: str = "", code: int = 2
 def _ask(request: Request, asked: Question) -> tuple[Asked, Judgement | None]:
     if asked.gates and asked.gates not in gate_names():  # a file of the server's is no name
         raise UserError(f"gates {asked.gates}: known are {', '.join(gate_names())}.")
-    one = judging_of(request.app, _store(request)).ask(asked)
-    return one, one.wait(WAIT_SECONDS)
+    store = _store(request)
+    one = judging_of(request.app, store).ask(asked)
+    judged = one.wait(WAIT_SECONDS)
+    if judged is not None:
+        view.believable(store, judged.model, judged.version)
+    return one, judged
 
 
 def _moved(store: Store, judged: Judgement) -> str:
@@ -310,6 +322,7 @@ def _rollback_page(
         model=model,
         alias=alias,
         past=past,
+        wrong=_wrong(store, model, past),
         before=standing.version if standing else None,
         choices=choices[:200],
         natural=natural,
@@ -329,6 +342,11 @@ def _card(store: Store, version: Version) -> tuple[str, Any]:
 def _lineage(request: Request, version: Version) -> Any:
     with desk_of(request.app, _store(request)).current() as index:
         return shown(trace_back(index, f"version:{version.name}", MOST_DRAWN))
+
+
+def _wrong(store: Store, model: str, past: view.Past) -> Part[list[Finding]]:
+    """Return all that is wrong with the records, where something is."""
+    return part(lambda: view.wrong(store, model)) if past.broken else Part([])
 
 
 def _tells(metric: str) -> bool:
