@@ -11,7 +11,7 @@ from pydantic import field_validator
 
 from components.registry import Registry, Version
 from components.registry.contamination import asked_for
-from components.registry.gates.candidate import Candidate, read_metrics
+from components.registry.gates.candidate import Candidate, read_metrics, results_of
 from components.registry.gates.conditions import Gate
 from components.registry.gates.files import raw_gates
 from components.registry.gates.judge import Judged, judge
@@ -96,6 +96,7 @@ def _candidate(config: Config, inputs: Mapping[str, Path], services: StageServic
         baseline=refs["baseline"],
         version=None,
         present=None,
+        present_results=(),
         who=user_name(),
     )
 
@@ -111,7 +112,10 @@ def _decide(
     while True:
         standing = registry.aliases(config.model).get(config.alias)
         present = None if standing is None else registry.version(config.model, standing)
-        judged = judge(config.gates, replace(candidate, version=version, present=present))
+        now = replace(
+            candidate, version=version, present=present, present_results=results_of(present)
+        )
+        judged = judge(config.gates, now)
         for verdict in judged.verdicts:
             report.info(f"gate {'passed' if verdict.passed else 'FAILED'}: {verdict.text}")
         if version is None:

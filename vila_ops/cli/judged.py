@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from components.registry.gates.verdict import Verdict
     from vila_ops.registry.promote import Judgement
 
-PAIRED = ("non-inferior", "superior")
+PAIRED = {
+    "non-inferior": "not worse than version {version} by {margin:.3g} points or more",
+    "superior": "better than version {version} by more than {margin:.3g} points",
+}
 
 
 def print_judgement(found: Judgement) -> None:
@@ -29,10 +32,18 @@ def print_judgement(found: Judgement) -> None:
         ),
         soft_wrap=True,
     )
-    plain = [verdict for verdict in found.verdicts if verdict.kind not in PAIRED]
+    plain = [verdict for verdict in found.verdicts if "p_holm" not in verdict.details]
     if plain:
         out.print()
         out.print(_plain_table(plain))
+    tested = [verdict for verdict in found.verdicts if "p_holm" in verdict.details]
+    for asked in dict.fromkeys(_asked(verdict) for verdict in tested):
+        part = [verdict for verdict in tested if _asked(verdict) == asked]
+        out.print()
+        out.print(Text(asked, style="bold"))
+        out.print(_paired_table(part))
+    for line in _legend(tested):
+        out.print(Text(line, style="dim"), soft_wrap=True)
     out.print()
 
 
@@ -82,6 +93,60 @@ def _plain_table(verdicts: Iterable[Verdict]) -> Table:
             Text(str(details.get("asked", ""))),
         )
     return table
+
+
+def _asked(verdict: Verdict) -> str:
+    details = verdict.details
+    version, margin = details["baseline_version"], 100 * details["margin"]
+    return PAIRED[verdict.kind].format(version=version, margin=margin)
+
+
+def _paired_table(verdicts: Iterable[Verdict]) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("", no_wrap=True)
+    table.add_column("benchmark", overflow="fold")
+    for column in ("n", "it has", "change", "bounds", "p", "can find"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for verdict in verdicts:
+        found = verdict.details
+        least = found["detectable"]
+        table.add_row(
+            mark(verdict.passed),
+            Text(found["gate"]),
+            f"{found['n']:,}",
+            f"{100 * found['second']:.1f}",
+            f"{100 * found['difference']:+.1f}",
+            f"{100 * found['low']:+.1f} … {100 * found['high']:+.1f}",
+            probability(found["p_holm"]),
+            "-" if least is None else f"{100 * least:.1f}",
+        )
+    return table
+
+
+def probability(p: float) -> str:
+    """Return a p-value in two digits; what is below the precision of the tests as such."""
+    return "<1e-9" if p < 1e-9 else f"{p:.2g}"
+
+
+def _legend(tested: Sequence[Verdict]) -> Iterator[str]:
+    if not tested:
+        return
+    details = tested[0].details
+    tests = " and ".join(dict.fromkeys(verdict.details["test"] for verdict in tested))
+    yield (
+        f"in points of 100; p: {tests}, one-sided, corrected for {details['tests']} tests (Holm); "
+        f"bounds: one-sided, {details['level']:.0%} each; can find: how far beyond what is asked a "
+        f"true difference must lie to be found {details['power']:.0%} of the time"
+    )
+    if details["lacking"]:
+        yield f"not asked of this model: {', '.join(details['lacking'])}"
+    for verdict in tested:
+        found = verdict.details
+        if found["only_present"] or found["left_out"]:
+            both = found["only_present"] + found["left_out"]
+            yield f"{found['gate']}: {both:,} questions were asked of one of both only"
+        if found["other_prompts"]:
+            yield f"{found['gate']}: {found['other_prompts']:,} prompts differ"
 
 
 def mark(passed: bool) -> Text:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from components.registry import Registry, Version
-from components.registry.gates.candidate import read_metrics
+from components.registry.gates.candidate import read_metrics, results_of
 from components.runtime.record import Attempt, RunRecord
 from vila_core.errors import NotFound, UserError
 from vila_core.jsonio import digest
@@ -46,6 +46,10 @@ class Subject:
         """What a version of it goes by in its run, where no task registered it."""
         return digest(["promoted", self.inputs])
 
+    @property
+    def _results(self) -> tuple[str, ...]:
+        return (self.results,) if self.results else ()
+
     def registered_as(self, registry: Registry, model: str) -> Version | None:
         """Return the newest version of `model` that is this one already."""
         if self.version is not None and self.version.model == model:
@@ -53,7 +57,7 @@ class Subject:
         same = [
             one
             for one in registry.versions(model)
-            if one.artifact.sha256 == self.artifact.sha256 and results_of(one) == self.results
+            if one.artifact.sha256 == self.artifact.sha256 and results_of(one) == self._results
         ]
         return same[-1] if same else None
 
@@ -89,14 +93,10 @@ def find_subject(store: Store, what: str) -> Subject:
     )
 
 
-def results_of(version: Version) -> str:
-    """Return the artifact (sha256) of a version's evaluation; "" where it isn't known."""
-    return version.results or _input_of(version, "results")
-
-
 def baseline_of(version: Version) -> str:
     """Return the artifact (sha256) of the evaluation that a version was held against."""
-    return version.baseline or _input_of(version, "baseline")
+    registered = version.lineage.get("register") or {}
+    return version.baseline or (registered.get("inputs") or {}).get("baseline", "")
 
 
 def metrics_in(store: Store, sha256: str) -> dict[str, float]:
@@ -113,11 +113,6 @@ def metrics_in(store: Store, sha256: str) -> dict[str, float]:
         return {}
 
 
-def _input_of(version: Version, name: str) -> str:
-    registered = version.lineage.get("register") or {}
-    return (registered.get("inputs") or {}).get(name, "")
-
-
 def _of_version(store: Store, name: str) -> Subject:
     version = Registry(store).resolve(name)
     register: Mapping[str, Any] = {}
@@ -131,7 +126,7 @@ def _of_version(store: Store, name: str) -> Subject:
         what=version.name,
         run_id=version.run_id,
         artifact=version.artifact,
-        results=results_of(version),
+        results="".join(results_of(version)),
         baseline=baseline_of(version),
         version=version,
         register=register,

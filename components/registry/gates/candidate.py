@@ -22,7 +22,7 @@ class Candidate:
     `artifact`, `results` and `baseline` are sha256 of artifacts: its files, its evaluation (more
     than one where it was evaluated again), and that of the model it is held against ("" for none).
     `version` is None while it is registered under no number, `present` while the alias stands
-    nowhere. `who` decides.
+    nowhere; `present_results` are that one's evaluations. `who` decides.
     """
 
     store: Store
@@ -36,6 +36,7 @@ class Candidate:
     baseline: str
     version: Version | None
     present: Version | None
+    present_results: tuple[str, ...]
     who: str
 
     @cached_property
@@ -74,6 +75,15 @@ def read_metrics(text: str | bytes, where: str) -> dict[str, float]:
         return {key: value for key, value in found.items() if math.isfinite(value)}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{where}: is not a summary of an evaluation ({error}).") from None
+
+
+def results_of(version: Version | None) -> tuple[str, ...]:
+    """Return the artifacts (sha256) of a version's evaluation; none where they aren't known."""
+    if version is None:
+        return ()
+    registered = version.lineage.get("register") or {}
+    found = version.results or (registered.get("inputs") or {}).get("results")
+    return (found,) if found else ()
 
 
 def _made(attempt: Attempt, wanted: list[str]) -> bool:

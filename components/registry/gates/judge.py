@@ -10,6 +10,7 @@ from components.registry.contamination import Contamination, asked_for, contamin
 from components.registry.gates.approvals import rejection_verdicts
 from components.registry.gates.candidate import Candidate
 from components.registry.gates.conditions import Gate
+from components.registry.gates.paired import paired_verdicts
 from components.registry.gates.thresholds import threshold_verdicts
 from components.registry.gates.verdict import Verdict
 from components.registry.noise import NoiseLedger
@@ -42,13 +43,15 @@ def judge(gates: Sequence[Gate], candidate: Candidate) -> Judged:
     """Ask every gate about a candidate. Nothing is written."""
     found = _contamination(gates, candidate)
     metrics: Mapping[str, float] = {**candidate.metrics, **found.metrics}
-    verdicts = threshold_verdicts(
-        gates,
-        metrics,
-        candidate.baseline_metrics,
-        found.unknown,
-        NoiseLedger(candidate.store).spread,
-    )
+    spread = NoiseLedger(candidate.store).spread
+    paired = paired_verdicts(gates, candidate)
+    verdicts: list[Verdict] = []
+    for place, gate in enumerate(gates):
+        if gate.metric is not None:
+            baseline = candidate.baseline_metrics
+            verdicts += threshold_verdicts([gate], metrics, baseline, found.unknown, spread)
+        else:
+            verdicts += paired[place]
     return Judged((*verdicts, *rejection_verdicts(candidate)), metrics, found)
 
 

@@ -16,26 +16,30 @@ def threshold_verdicts(
     unknown: str | None = None,
     spread: Callable[[str, str], Spread | None] = lambda size, metric: None,
 ) -> list[Verdict]:
-    """Return one verdict per condition, in order.
+    """Return one verdict per condition of the gates on metrics, in order.
 
     `unknown` says why there are no metrics of contamination, if there are none. `spread` gives what
     the ledger of seed noise knows of (size, metric).
     """
     return [
-        verdict for gate in gates for verdict in _judge(gate, metrics, baseline, unknown, spread)
+        verdict
+        for gate in gates
+        if gate.metric is not None
+        for verdict in _judge(gate, gate.metric, metrics, baseline, unknown, spread)
     ]
 
 
 def _judge(
     gate: Gate,
+    metric: str,
     metrics: Mapping[str, float],
     baseline: Mapping[str, float],
     unknown: str | None,
     spread: Callable[[str, str], Spread | None],
 ) -> list[Verdict]:
-    name = gate.metric + (f" - {gate.minus}" if gate.minus else "")
-    kind = "contamination" if gate.metric.startswith(CONTAMINATION) else "threshold"
-    needed = [gate.metric, *([gate.minus] if gate.minus else [])]
+    name = metric + (f" - {gate.minus}" if gate.minus else "")
+    kind = "contamination" if metric.startswith(CONTAMINATION) else "threshold"
+    needed = [metric, *([gate.minus] if gate.minus else [])]
     missing = [key for key in needed if metrics.get(key) is None]
     if missing:
         why = f"there is no metric {missing[0]} in the results"
@@ -43,7 +47,7 @@ def _judge(
             why = f"can't be told: {unknown}"
         asked = _asked(gate)
         return [Verdict(False, f"{name}: {why}", None, kind, {"gate": name, "asked": asked})]
-    value = metrics[gate.metric] - (metrics[gate.minus] if gate.minus else 0.0)
+    value = metrics[metric] - (metrics[gate.minus] if gate.minus else 0.0)
     verdicts = []
     if gate.min is not None:
         limit = f"at least {gate.min:.4g}"
@@ -52,14 +56,14 @@ def _judge(
         limit = f"at most {gate.max:.4g}"
         verdicts.append(_verdict(value <= gate.max, name, value, limit, kind))
     if gate.baseline_drop_max is not None:
-        what = f"{gate.metric}: drop from the baseline"
-        before = baseline.get(gate.metric)
+        what = f"{metric}: drop from the baseline"
+        before = baseline.get(metric)
         if before is None:
             details = {"gate": what, "asked": f"at most {gate.baseline_drop_max:.4g}"}
-            text = f"{name}: there is no metric {gate.metric} in the baseline"
+            text = f"{name}: there is no metric {metric} in the baseline"
             return [*verdicts, Verdict(False, text, None, "baseline", details)]
-        most, limit = _most_drop(gate, gate.baseline_drop_max, spread)
-        drop = before - metrics[gate.metric]
+        most, limit = _most_drop(gate, metric, gate.baseline_drop_max, spread)
+        drop = before - metrics[metric]
         verdicts.append(_verdict(drop <= most, what, drop, limit, "baseline"))
     return verdicts
 
@@ -70,13 +74,13 @@ def _asked(gate: Gate) -> str:
 
 
 def _most_drop(
-    gate: Gate, asked: float, spread: Callable[[str, str], Spread | None]
+    gate: Gate, metric: str, asked: float, spread: Callable[[str, str], Spread | None]
 ) -> tuple[float, str]:
     """Return the greatest drop that passes, and in words: what is asked, or the noise if larger."""
     limit = f"at most {asked:.4g}"
     if gate.noise is None:
         return asked, limit
-    known = spread(gate.noise, gate.metric)
+    known = spread(gate.noise, metric)
     if known is None:
         return asked, f"{limit} (no noise of seeds is known at size {gate.noise})"
     noise = known.drop()

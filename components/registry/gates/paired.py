@@ -1,0 +1,309 @@
+"""Gates that hold a model against the alias's present version, question by question."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from components.registry.gates.candidate import Candidate
+from components.registry.gates.conditions import SHARED, Gate, NonInferior, Superior
+from components.registry.gates.verdict import Verdict
+from components.registry.records import Version
+from vila_core.errors import Damaged, NotFound, UserError
+from vila_core.store import Store, read_file, ref_of
+
+if TYPE_CHECKING:
+    from vila_core.eval.answers import Answers, Key
+    from vila_core.eval.margins import Margin
+
+RECORDS, POWER = "records.jsonl", 0.8
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What a model answered: by benchmark and shots, with the artifacts that it was read from.
+
+    `problems` says what could not be read.
+    """
+
+    groups: Mapping[Key, Answers]
+    artifacts: tuple[str, ...]
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Tested:
+    """One benchmark under one gate, before it is known how many tests there are."""
+
+    place: int  # of the gate
+    benchmark: str
+    shots: int
+    first: float
+    second: float
+    questions: int
+    left_out: int
+    only_present: int
+    other_prompts: int
+    margin: Margin
+
+    @property
+    def name(self) -> str:
+        return f"{self.benchmark}@{self.shots}"
+
+
+def paired_verdicts(gates: Sequence[Gate], candidate: Candidate) -> dict[int, list[Verdict]]:
+    """Return the verdicts of all gates with a paired test, by the gate's place among `gates`.
+
+    One verdict per benchmark; p-values are corrected (Holm) over all benchmarks of all gates.
+    """
+    asked = {place: gate.paired for place, gate in enumerate(gates) if gate.paired}
+    if not asked:
+        return {}
+    present = candidate.present
+    if present is None:
+        return {place: [_first(test, candidate)] for place, test in asked.items()}
+    if candidate.version is not None and candidate.version.name == present.name:
+        return {place: [_itself(test, present)] for place, test in asked.items()}
+    ours = read_evaluated(candidate.store, candidate.results)
+    theirs = read_evaluated(candidate.store, candidate.present_results)
+    verdicts: dict[int, list[Verdict]] = {place: [] for place in asked}
+    tested: list[_Tested] = []
+    for place, test in asked.items():
+        for key, problem in _wanted(test, ours, theirs):
+            found = problem or _tested(place, test, ours.groups[key], theirs.groups[key])
+            if isinstance(found, str):
+                verdicts[place].append(_unknown(test, key, found, present))
+            else:
+                tested.append(found)
+        if not verdicts[place] and not any(one.place == place for one in tested):
+            verdicts[place].append(_nothing(test, ours, theirs, present))
+    return _decided(asked, verdicts, tested, (ours, theirs), present)
+
+
+def read_evaluated(store: Store, artifacts: Iterable[str]) -> Evaluated:
+    """Read the records of evaluations, a benchmark from the first artifact that has it."""
+    from vila_core.eval.answers import read_answers
+
+    groups: dict[Key, Answers] = {}
+    read: list[str] = []
+    problems: list[str] = []
+    for sha256 in artifacts:
+        ref = ref_of(store, sha256)
+        try:
+            found = read_answers(read_file(store, ref, RECORDS), f"{ref.uri}/{RECORDS}")
+        except (NotFound, Damaged, UserError) as error:
+            problems.append(str(error))
+            continue
+        read.append(sha256)
+        groups = {**found, **groups}
+    return Evaluated(groups, tuple(read), tuple(problems))
+
+
+def _wanted(
+    test: NonInferior | Superior, ours: Evaluated, theirs: Evaluated
+) -> list[tuple[Key, str | None]]:
+    """Return the benchmarks that a gate is about, each with why it can't be compared, if so."""
+    if test.benchmarks == SHARED:
+        return [(key, None) for key in theirs.groups if key in ours.groups]
+    wanted: list[tuple[Key, str | None]] = []
+    for text in test.benchmarks:
+        name, _, shots = text.partition("@")
+        either = [
+            key
+            for key in dict.fromkeys([*theirs.groups, *ours.groups])
+            if key[0] == name and (not shots or str(key[1]) == shots)
+        ]
+        if not either:
+            number = int(shots) if shots.isdigit() else 0
+            wanted.append(((name, number), _absent(True, True, ours, theirs)))
+        for key in either:
+            lacking = key not in ours.groups, key not in theirs.groups
+            wanted.append((key, _absent(*lacking, ours, theirs) if any(lacking) else None))
+    return wanted
+
+
+def _absent(ours: bool, theirs: bool, one: Evaluated, other: Evaluated) -> str:
+    who = [*(["the model"] if ours else []), *(["the present version"] if theirs else [])]
+    why = [*(one.problems if ours else ()), *(other.problems if theirs else ())]
+    return f"no records of {' and '.join(who)}" + (f" ({'; '.join(why)})" if why else "")
+
+
+def _tested(
+    place: int, test: NonInferior | Superior, ours: Answers, theirs: Answers
+) -> _Tested | str:
+    """Test one benchmark; or return why it can't be compared."""
+    from vila_core.eval.margins import margin_test
+
+    if ours.versions != theirs.versions:
+        both = " and ".join(
+            ", ".join(sorted(found)) or "none" for found in (theirs.versions, ours.versions)
+        )
+        return f"asked by different versions of the benchmark ({both})"
+    if not (ours.scored and theirs.scored):
+        return "scores are not known (the answers are not public, or a judge is missing)"
+    keys = [name for name in theirs.scores if name in ours.scores]
+    overlap = len(keys) / len(theirs.scores)
+    if overlap < test.overlap_min:
+        return (
+            f"the model was asked {len(keys):,} of the {len(theirs.scores):,} questions that the "
+            f"present version was; at least {test.overlap_min:.0%} are needed"
+        )
+    first = [theirs.scores[name] for name in keys]
+    second = [ours.scores[name] for name in keys]
+    margin = margin_test(
+        [b - a for a, b in zip(first, second, strict=True)],
+        [theirs.units.get(name, name) for name in keys],
+        null=-test.margin if isinstance(test, NonInferior) else test.margin,
+        level=test.level,
+        worst=max(1.0, *map(abs, first), *map(abs, second)),
+        binary=all(score in (0, 1) for scores in (first, second) for score in scores),
+    )
+    return _Tested(
+        place=place,
+        benchmark=ours.benchmark,
+        shots=ours.shots,
+        first=sum(first) / len(first),
+        second=sum(second) / len(second),
+        questions=len(keys),
+        left_out=len(ours.scores) - len(keys),
+        only_present=len(theirs.scores) - len(keys),
+        other_prompts=sum(ours.prompts[name] != theirs.prompts[name] for name in keys),
+        margin=margin,
+    )
+
+
+def _decided(
+    asked: Mapping[int, NonInferior | Superior],
+    verdicts: dict[int, list[Verdict]],
+    tested: Sequence[_Tested],
+    sides: tuple[Evaluated, Evaluated],
+    present: Version,
+) -> dict[int, list[Verdict]]:
+    from vila_core.eval.significance import holm
+
+    corrected = holm({f"{one.place} {one.name}": one.margin.p for one in tested})
+    for one in tested:
+        test, p_holm = asked[one.place], corrected[f"{one.place} {one.name}"]
+        details = _details(one, p_holm, len(tested), present) | {
+            "records": {"model": list(sides[0].artifacts), "present": list(sides[1].artifacts)},
+            "lacking": [
+                each.name for key, each in sides[1].groups.items() if key not in sides[0].groups
+            ],
+        }
+        passed = p_holm < 1 - test.level
+        verdicts[one.place].append(
+            Verdict(passed, _text(one, test, details), one.margin.mean, kind_of(test), details)
+        )
+    return verdicts
+
+
+def _details(one: _Tested, p_holm: float, tests: int, present: Version) -> dict[str, Any]:
+    margin = one.margin
+    asked = f"above {100 * margin.null:+.2f}"
+    return {
+        "gate": one.name,
+        "asked": f"{asked} points, p (Holm) below {1 - margin.level:.3g}",
+        "benchmark": one.benchmark,
+        "shots": one.shots,
+        "n": one.questions,
+        "units": margin.units,
+        "first": one.first,
+        "second": one.second,
+        "difference": margin.mean,
+        "low": margin.low,
+        "high": margin.high,
+        "level": margin.level,
+        "margin": abs(margin.null),
+        "null": margin.null,
+        "test": margin.test,
+        "p": margin.p,
+        "p_holm": p_holm,
+        "tests": tests,
+        "detectable": margin.detectable(tests, POWER),
+        "power": POWER,
+        "left_out": one.left_out,
+        "only_present": one.only_present,
+        "other_prompts": one.other_prompts,
+        "baseline_version": present.number,
+    }
+
+
+def _text(one: _Tested, test: NonInferior | Superior, details: Mapping[str, Any]) -> str:
+    margin, points = one.margin, 100 * test.margin
+    asked = f"a loss of {points:.3g} points" if isinstance(test, NonInferior) else "no gain"
+    if isinstance(test, Superior) and test.margin:
+        asked = f"a gain of {points:.3g} points or less"
+    said = "is ruled out" if details["p_holm"] < 1 - margin.level else "is not ruled out"
+    return (
+        f"{one.name}: {100 * margin.mean:+.2f} points from version {details['baseline_version']} "
+        f"({100 * margin.low:+.2f} to {100 * margin.high:+.2f}); {asked} {said} "
+        f"(p {details['p_holm']:.2g}, corrected for {details['tests']})"
+    )
+
+
+def kind_of(test: NonInferior | Superior) -> str:
+    """Return the kind that verdicts of a paired test have."""
+    return "non-inferior" if isinstance(test, NonInferior) else "superior"
+
+
+def _short(test: NonInferior | Superior) -> str:
+    return f"{kind_of(test)} to the present version"
+
+
+def _first(test: NonInferior | Superior, candidate: Candidate) -> Verdict:
+    alias = f"{candidate.model}@{candidate.alias}"
+    passed = test.first == "pass"
+    text = f"{_short(test)}: {alias} stands at no version yet" + (
+        "" if passed else ", and the gate asks for one (first: fail)"
+    )
+    details = {
+        "gate": _short(test),
+        "found": "no version there yet",
+        "asked": "passes for the first" if passed else "a version to hold it against",
+        "baseline_version": None,
+    }
+    return Verdict(passed, text, None, kind_of(test), details)
+
+
+def _itself(test: NonInferior | Superior, present: Version) -> Verdict:
+    details = {
+        "gate": _short(test),
+        "found": "it is that version",
+        "asked": "",
+        "baseline_version": present.number,
+    }
+    text = f"{_short(test)}: it is {present.name} itself"
+    return Verdict(True, text, None, kind_of(test), details)
+
+
+def _unknown(test: NonInferior | Superior, key: Key, why: str, present: Version) -> Verdict:
+    name = f"{key[0]}@{key[1]}"
+    details = {
+        "gate": name,
+        "found": f"can't be told: {why}",
+        "asked": _short(test),
+        "benchmark": key[0],
+        "shots": key[1],
+        "baseline_version": present.number,
+        "fix": f"evaluate both on the same {key[0]} (the present version is {present.name})",
+    }
+    text = f"{name}: {_short(test)}: can't be told: {why}"
+    return Verdict(False, text, None, kind_of(test), details)
+
+
+def _nothing(
+    test: NonInferior | Superior, ours: Evaluated, theirs: Evaluated, present: Version
+) -> Verdict:
+    why = _absent(not ours.groups, not theirs.groups, ours, theirs)
+    if ours.groups and theirs.groups:
+        why = "no benchmark in common"
+    details = {
+        "gate": _short(test),
+        "found": f"can't be told: {why}",
+        "asked": "records of the same questions",
+        "baseline_version": present.number,
+        "fix": f"evaluate it on what {present.name} was evaluated on",
+    }
+    text = f"{_short(test)}: can't be told: {why}"
+    return Verdict(False, text, None, kind_of(test), details)
