@@ -10,7 +10,6 @@ from vila_core.errors import EXIT_FAILED
 from vila_ops.cli.options import JsonOption, StoreOption, store_uri
 
 if TYPE_CHECKING:
-    from components.registry import HistoryEntry
     from vila_core.store import Store
 
 WhyOption = Annotated[
@@ -69,7 +68,7 @@ def promote(
     if not dry_run and not found.stands and (found.passed or force):
         _have_key()
         entry = way.promote(opened, found, why=why, who=who, force=force)
-        _pass_on(opened, entry)
+        _pass_on(opened)
     if json:
         _print_json(found.as_json() | {"entry": entry and entry.as_json(), "dry_run": dry_run})
     else:
@@ -102,7 +101,7 @@ def rollback(
     opened = open_store(store_uri(store))
     _have_key()
     entry = way.rollback(opened, model, alias, why=why, who=user_name(), to=to, force=force)
-    _pass_on(opened, entry)
+    _pass_on(opened)
     if json:
         _print_json(entry.as_json())
         return
@@ -141,7 +140,9 @@ def _decide(kind: str, name: str, why: str, json: bool, store: str | None) -> No
 
     decide = {"approve": way.approve, "reject": way.reject, "withdraw": way.withdraw}[kind]
     _have_key()
-    entry = decide(open_store(store_uri(store)), name, why=why, who=user_name())
+    opened = open_store(store_uri(store))
+    entry = decide(opened, name, why=why, who=user_name())
+    _pass_on(opened)
     if json:
         _print_json(entry.as_json())
         return
@@ -163,8 +164,11 @@ def _have_key() -> None:
         typer.echo(f"made a signing key for what you decide: {key.path}", err=True)
 
 
-def _pass_on(store: Store, entry: HistoryEntry) -> None:
-    """Leave the news for mirrors and webhooks."""
+def _pass_on(store: Store) -> None:
+    """Try webhooks for a moment; what they don't take now is tried again by others."""
+    from vila_ops.registry.outbox import attempt
+
+    attempt(store)
 
 
 def _print_json(value: object) -> None:

@@ -20,6 +20,7 @@ from vila_core import __version__
 from vila_core.config import validate
 from vila_core.errors import UserError
 from vila_core.store import Store
+from vila_ops.registry.outbox import enqueue
 from vila_ops.registry.rollback import approve, reject, rollback
 from vila_ops.registry.subject import Subject, find_subject, metrics_in
 
@@ -172,6 +173,7 @@ def promote(
         forced=force and bool(failed),
         expected=judgement.before,
     )
+    enqueue(store, judgement.model, entry)
     return entry
 
 

@@ -8,6 +8,7 @@ from components.registry import HistoryEntry, Registry, Version
 from components.registry.gates.approvals import approvers, rejection
 from vila_core.errors import Conflict, UserError
 from vila_core.store import Store
+from vila_ops.registry.outbox import enqueue
 
 
 def rollback(
@@ -51,7 +52,7 @@ def rollback(
             f"{model}@{to} was rejected by {rejected.who}: {rejected.why}\n"
             f"  fix: another version; or --force, which is marked for ever."
         )
-    return registry.move(
+    entry = registry.move(
         model,
         alias,
         to,
@@ -62,6 +63,8 @@ def rollback(
         forced=force and rejected is not None,
         expected=trail[-1],
     )
+    enqueue(store, model, entry)
+    return entry
 
 
 def approve(store: Store, name: str, *, why: str, who: str) -> HistoryEntry:
@@ -86,7 +89,9 @@ def withdraw(store: Store, name: str, *, why: str, who: str) -> HistoryEntry:
 def _note(store: Store, kind: str, name: str, why: str, who: str) -> HistoryEntry:
     _check_reason(why, name, {"approve": "an approval", "reject": "a rejection"}.get(kind, kind))
     version: Version = Registry(store).resolve(name)
-    return Registry(store).note(version.model, kind, version.number, why=why, who=who)
+    entry = Registry(store).note(version.model, kind, version.number, why=why, who=who)
+    enqueue(store, version.model, entry)
+    return entry
 
 
 def target(history: Sequence[HistoryEntry], alias: str, name: str) -> int:

@@ -48,6 +48,49 @@ class Superior(Paired):
     """In score: 0.02 is 2 points of 100."""
 
 
+class Resume(Frozen):
+    """The trainings behind the model were proven to resume to the bit: `vila verify resume`."""
+
+    tasks: Literal["all"] | tuple[str, ...] = "all"
+    """`all`: every task that aligns, pre-trains or tunes."""
+
+
+class Export(Frozen):
+    """An export of the version was proven to give the same logits: `vila registry export`."""
+
+    formats: tuple[Literal["hf", "llava", "vila"], ...] = ()
+    """Each of these. None: any one is enough."""
+
+
+class Licences(Frozen):
+    """The licences of all corpora that the model was trained on are allowed.
+
+    `*` stands for any text: `CC-BY-*`. Upper and lower case make no difference.
+    """
+
+    allow: tuple[str, ...] | None = None
+    """Only these. None: all that `deny` does not name."""
+    deny: tuple[str, ...] = ()
+    """None of these, even if `allow` names them too."""
+    unknown: Literal["fail", "pass"] = "fail"
+    """What it means that a corpus names no licence."""
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Licences:
+        if not self.allow and not self.deny:
+            raise ValueError("name licences under allow or deny, for example allow: [CC-BY-4.0]")
+        return self
+
+
+class Approvals(Frozen):
+    """People have approved the version: `vila registry approve`."""
+
+    count: int = Field(default=1, ge=1, le=100)
+    """How many different people."""
+    not_promoter: bool = True
+    """Who promotes does not count."""
+
+
 class Gate(Frozen):
     """One condition, such as "images help by 25 points": `{metric, minus, min: 0.25}`."""
 
@@ -67,6 +110,15 @@ class Gate(Frozen):
     """A paired test against the alias's present version."""
     superior: Superior | None = None
     """A paired test against the alias's present version."""
+
+    resume: Resume | None = None
+    """A certificate of `vila verify resume`."""
+    export: Export | None = None
+    """A certificate of `vila registry export`."""
+    licences: Licences | None = None
+    """The licences of the training corpora."""
+    approvals: Approvals | None = None
+    """People who approved."""
 
     @model_validator(mode="after")
     def _asks_one_thing(self) -> Gate:
@@ -95,4 +147,5 @@ class Gate(Frozen):
 
 
 OF_METRIC = ("minus", "min", "max", "baseline_drop_max", "noise")
-KINDS = ("metric", "non_inferior", "superior")
+POLICIES = ("resume", "export", "licences", "approvals")
+KINDS = ("metric", "non_inferior", "superior", *POLICIES)

@@ -11,6 +11,7 @@ from components.registry.gates.approvals import rejection_verdicts
 from components.registry.gates.candidate import Candidate
 from components.registry.gates.conditions import Gate
 from components.registry.gates.paired import paired_verdicts
+from components.registry.gates.policies import policy_verdict
 from components.registry.gates.thresholds import threshold_verdicts
 from components.registry.gates.verdict import Verdict
 from components.registry.noise import NoiseLedger
@@ -50,8 +51,10 @@ def judge(gates: Sequence[Gate], candidate: Candidate) -> Judged:
         if gate.metric is not None:
             baseline = candidate.baseline_metrics
             verdicts += threshold_verdicts([gate], metrics, baseline, found.unknown, spread)
-        else:
+        elif gate.paired:
             verdicts += paired[place]
+        else:
+            verdicts.append(policy_verdict(gate, candidate))
     return Judged((*verdicts, *rejection_verdicts(candidate)), metrics, found)
 
 
