@@ -11,7 +11,7 @@ from pydantic import field_validator
 
 from components.registry import Registry, Version
 from components.registry.contamination import asked_for
-from components.registry.gates.candidate import Candidate, read_metrics, results_of
+from components.registry.gates.candidate import Candidate, evaluations_of, read_metrics
 from components.registry.gates.conditions import Gate
 from components.registry.gates.files import raw_gates
 from components.registry.gates.judge import Judged, judge
@@ -113,7 +113,7 @@ def _decide(
         standing = registry.aliases(config.model).get(config.alias)
         present = None if standing is None else registry.version(config.model, standing)
         now = replace(
-            candidate, version=version, present=present, present_results=results_of(present)
+            candidate, version=version, present=present, present_results=evaluations_of(present)
         )
         judged = judge(config.gates, now)
         for verdict in judged.verdicts:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from components.registry import HistoryEntry, Registry, Version
-from components.registry.gates.candidate import Candidate, results_of
+from components.registry.gates.candidate import Candidate, evaluations_of
 from components.registry.gates.files import NamedGates, load_gates, names
 from components.registry.gates.judge import judge
 from components.registry.gates.verdict import Verdict
@@ -104,7 +104,7 @@ def judge_promotion(
         baseline=subject.baseline,
         version=version,
         present=present,
-        present_results=results_of(present),
+        present_results=evaluations_of(present),
         who=who,
     )
     judged = judge(asked.gates, candidate)

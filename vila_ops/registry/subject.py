@@ -46,10 +46,6 @@ class Subject:
         """What a version of it goes by in its run, where no task registered it."""
         return digest(["promoted", self.inputs])
 
-    @property
-    def _results(self) -> tuple[str, ...]:
-        return (self.results,) if self.results else ()
-
     def registered_as(self, registry: Registry, model: str) -> Version | None:
         """Return the newest version of `model` that is this one already."""
         if self.version is not None and self.version.model == model:
@@ -57,7 +53,7 @@ class Subject:
         same = [
             one
             for one in registry.versions(model)
-            if one.artifact.sha256 == self.artifact.sha256 and results_of(one) == self._results
+            if one.artifact.sha256 == self.artifact.sha256 and results_of(one) == self.results
         ]
         return same[-1] if same else None
 
@@ -126,7 +122,7 @@ def _of_version(store: Store, name: str) -> Subject:
         what=version.name,
         run_id=version.run_id,
         artifact=version.artifact,
-        results="".join(results_of(version)),
+        results=results_of(version),
         baseline=baseline_of(version),
         version=version,
         register=register,

@@ -77,12 +77,15 @@ def read_metrics(text: str | bytes, where: str) -> dict[str, float]:
         raise UserError(f"{where}: is not a summary of an evaluation ({error}).") from None
 
 
-def results_of(version: Version | None) -> tuple[str, ...]:
-    """Return the artifacts (sha256) of a version's evaluation; none where they aren't known."""
-    if version is None:
-        return ()
+def results_of(version: Version) -> str:
+    """Return the artifact (sha256) of a version's evaluation; "" where it isn't known."""
     registered = version.lineage.get("register") or {}
-    found = version.results or (registered.get("inputs") or {}).get("results")
+    return version.results or (registered.get("inputs") or {}).get("results") or ""
+
+
+def evaluations_of(version: Version | None) -> tuple[str, ...]:
+    """Return the artifacts (sha256) of a version's evaluations; none where they aren't known."""
+    found = results_of(version) if version is not None else ""
     return (found,) if found else ()
 
 
