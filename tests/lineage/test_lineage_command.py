@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +33,16 @@ def test_the_command_prints_a_tree_and_json(told_store: Store, story: Story) -> 
     assert (back["direction"], forward["direction"]) == ("back", "forward")
     assert {node["kind"] for node in back["nodes"]} >= {"version", "artifact", "task", "corpus"}
     assert [edge["label"] for edge in forward["edges"]] == ["stands at it now"]
+
+
+def test_the_commands_of_the_page_work(told_store: Store) -> None:
+    page = (ROOT / "docs/how-to/trace-lineage.md").read_text()
+    commands = re.findall(r"^\$ vila lineage (.*)$", page, re.MULTILINE)
+    assert len(commands) == 3
+    for command in commands:
+        done = vila(*shlex.split(command), store=told_store)
+        assert done.returncode == 0, done.stderr
+        assert len(done.stdout) > 200
 
 
 def test_a_mistake_is_one_message(told_store: Store) -> None:

@@ -111,7 +111,7 @@ def test_a_run_is_judged_promoted_and_rolled_back(
     assert entry.evidence["gates"][0]["passed"]
     asked = client.get("/registry/miniature/rollback?alias=candidate").text
     assert "miniature@2" in asked
-    assert 'value="1" selected' in asked
+    assert 'name="to" value="1"' in asked
     back = send(
         client, "/registry/miniature/rollback", alias="candidate", to="1", before="2", why="worse"
     )

@@ -19,6 +19,8 @@ MOST_BOXES = 70
 WIDTH, HEIGHT = 176, 44
 GAP_X, GAP_Y, ROW_Y = 16, 46, 12
 MOST_IN_ROW = 7
+MOST_LINES = 24
+"""Of more, those are left out that only cut a longer way short."""
 _CHARACTERS = 23
 _ROUNDS = 40
 """Layers at most: records that were tampered with may name each other in a circle."""
@@ -41,6 +43,9 @@ def drawing(graph: Graph) -> Markup:
     if len(boxes) < 2:
         return Markup("")
     lines = [line for line in lines if line.above in boxes and line.below in boxes]
+    reduced = len(lines) > MOST_LINES
+    if reduced:
+        lines = _without_shortcuts(lines)
     places, width, height = _places(graph.root, boxes, lines)
     parts = [_path(line, places) for line in lines]
     parts += [_box(graph.nodes[name], places[name], name == graph.root) for name in boxes]
@@ -57,7 +62,8 @@ def drawing(graph: Graph) -> Markup:
         width,
         height,
         label,
-        f", {left} more in the list" if left > 0 else "",
+        (f"; {left} more are in the list" if left > 0 else "")
+        + ("; where a longer way leads too, the direct line is left out" if reduced else ""),
         _marker(graph),
         Markup("").join(parts),
     )
@@ -104,6 +110,27 @@ def _between(graph: Graph, node: Node, below: Mapping[str, list[tuple[str, str]]
     if node.kind != "artifact" or node.id == graph.root or node.missing:
         return False
     return any(not one.startswith("corpus:") for one, _ in below.get(node.id, ()))
+
+
+def _without_shortcuts(lines: list[Line]) -> list[Line]:
+    """Leave out lines beside a longer way: what is used at every step would hide all others."""
+    below: dict[str, list[str]] = {}
+    for line in lines:
+        below.setdefault(line.above, []).append(line.below)
+
+    def leads(line: Line) -> bool:
+        todo = [one for one in below[line.above] if one != line.below]
+        seen = set(todo)
+        while todo:
+            for one in below.get(todo.pop(), ()):
+                if one == line.below:
+                    return True
+                if one not in seen:
+                    seen.add(one)
+                    todo.append(one)
+        return False
+
+    return [line for line in lines if not leads(line)]
 
 
 def _boxes(graph: Graph, lines: Iterable[Line]) -> dict[str, None]:
