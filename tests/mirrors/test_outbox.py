@@ -127,7 +127,7 @@ def test_a_failure_is_told_and_tried_again(
         move(registry, config, 1)
         begun = time.monotonic()
         failed = outbox.deliver(store, config, now=clock).failed
-        assert time.monotonic() - begun < 3
+        assert time.monotonic() - begun < 8
         assert told in failed[0]
         (status,) = outbox.statuses(store, config, clock)
         assert (status.state, status.pending, status.attempts) == ("failing", (1,), 1)
@@ -353,7 +353,7 @@ def test_a_promotion_neither_waits_nor_fails(
         outbox.enqueue(store, "mini", entry)
         begun = time.monotonic()
         outbox.attempt(store, seconds=0.5)
-        assert time.monotonic() - begun < 2
+        assert time.monotonic() - begun < 8
 
 
 def test_right_after_a_promotion_only_quick_targets_are_tried(

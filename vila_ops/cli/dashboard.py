@@ -59,6 +59,7 @@ def dashboard(
     import threading
 
     from vila_core.store import open_store
+    from vila_ops.registry.outbox import delivering
     from vila_ops.web.app import create_app
     from vila_ops.web.limits import proxies_of
     from vila_ops.web.oidc import Provider
@@ -69,12 +70,14 @@ def dashboard(
     check_host(host, guarded=tokens is not None or oidc is not None)
     known = None if tokens is None else Tokens(tokens)
     provider = None if oidc is None else Provider(load_oidc(oidc))
-    made = create_app(open_store(store_uri(store)), known, provider, proxies_of(proxy or ()))
+    opened = open_store(store_uri(store))
+    made = create_app(opened, known, provider, proxies_of(proxy or ()))
     if provider is not None:
         if provider.key is None and known is None:
             typer.echo(f"{oidc}: no session_key: sessions end with this process", err=True)
         threading.Thread(target=provider.warm, daemon=True).start()
-    serve(made, host, port, say=typer.echo)
+    with delivering(opened):
+        serve(made, host, port, say=typer.echo)
 
 
 @app.command()

@@ -61,6 +61,10 @@ def export(
     max_shard_size: Annotated[
         str, typer.Option(metavar="SIZE", help="Largest weight file, for example 5GB or 500MB.")
     ] = "5GB",
+    allow_unsigned: Annotated[
+        bool,
+        typer.Option("--allow-unsigned", help="Take a version that nobody you trust has signed."),
+    ] = False,
     json: JsonOption = False,
     store: StoreOption = None,
 ) -> None:
@@ -73,7 +77,9 @@ def export(
     from vila_ops.registry import export as exports
 
     opened = open_store(store_uri(store))
-    done = exports.export(opened, name, to, kind, max_shard_size=max_shard_size)
+    done = exports.export(
+        opened, name, to, kind, max_shard_size=max_shard_size, allow_unsigned=allow_unsigned
+    )
     proof = done.certificate
     if json:
         from vila_core.jsonio import dumps

@@ -21,7 +21,7 @@ def use(version: Version, layout: str, projector: str) -> list[str]:
     lines = ["## How to use it", ""]
     if layout == "ours":
         lines += _console(
-            f"vila registry pull {name} --to {version.model}",
+            f"vila registry pull {name} --out {version.model}",
             f'vila ask {version.model} photo.jpg "What is this?"',
         )
         return [

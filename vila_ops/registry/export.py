@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.registry import Registry, Version
+from components.registry import Version
 from components.registry.certificates import FORMATS, keep_certificate
 from components.registry.records import unsigned
+from components.registry.signatures import Signatures
+from components.registry.verify import verified_version
 from vila_core.errors import UserError, VilaError, require
 from vila_core.jsonio import dumps
 from vila_core.store import Store, fetch
@@ -38,16 +40,23 @@ class Exported:
 
 
 def export(
-    store: Store, name: str, out: Path, kind: str, *, max_shard_size: str = "5GB"
+    store: Store,
+    name: str,
+    out: Path,
+    kind: str,
+    *,
+    max_shard_size: str = "5GB",
+    allow_unsigned: bool = False,
 ) -> Exported:
     """Export a version to the new folder `out` and keep the certificate with the version.
 
-    `kind` is one of FORMATS. Raises UserError for another one, for a model that has no place in the
-    layout and when `out` exists; VilaError when the other library's logits differ from ours.
+    `kind` is one of FORMATS. Raises UserError for another one, for a version that can't be believed
+    (`verified_version`), for a model that has no place in the layout and when `out` exists;
+    VilaError when the other library's logits differ from ours.
     """
     if kind not in FORMATS:
         raise UserError(f"format '{kind}' is not one of {', '.join(FORMATS)}")
-    version = Registry(store).resolve(name)
+    version = verified_version(store, name, allow_unsigned)
     with _aside(out) as folder:
         proof = _convert(store, version, folder, kind, max_shard_size)
         _describe(store, version, folder, kind)
@@ -58,8 +67,11 @@ def export(
 def write_folder(store: Store, version: Version, out: Path, layout: str) -> None:
     """Write a version to the new folder `out`, in OURS or in a format; for mirrors.
 
+    That it is signed was for those to ask who moved the alias; a bad signature stops it here too.
+
     Raises what `export` raises.
     """
+    verified_version(store, version.name, allow_unsigned=True)
     with _aside(out) as folder:
         if layout == OURS:
             shutil.copytree(fetch(store, version.artifact), folder, copy_function=shutil.copyfile)
@@ -89,9 +101,10 @@ def _describe(store: Store, version: Version, folder: Path, layout: str) -> None
     place = f"registry/{version.model}/versions/{version.number}.json"
     record = unsigned(json.loads(store.read(place)))
     (folder / "vila-version.json").write_text(dumps(record), encoding="utf-8")
-    if version.signature is not None:
-        bundle = dumps(version.signature) + "\n"
-        (folder / "vila-version.sigstore.json").write_text(bundle, encoding="utf-8")
+    bundles = Signatures(store, version.model).of(version)
+    if bundles:
+        text = dumps(bundles[0]) + "\n"
+        (folder / "vila-version.sigstore.json").write_text(text, encoding="utf-8")
     (folder / "README.md").write_text(card(store, version, layout), encoding="utf-8")
     lines = [f"{pattern} filter=lfs diff=lfs merge=lfs -text\n" for pattern in _LARGE]
     (folder / ".gitattributes").write_text("".join(lines), encoding="utf-8")

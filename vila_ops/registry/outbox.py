@@ -166,8 +166,22 @@ def backfill(store: Store, settings: MirrorSettings) -> None:
             _begin(store, model, name, 0)
 
 
+@contextlib.contextmanager
+def delivering(store: Store, *, every: float = 30.0) -> Iterator[None]:
+    """Deliver in the background while something else is done, such as serving a dashboard."""
+    stop = threading.Event()
+    thread = threading.Thread(
+        target=serve, args=(store, stop), kwargs={"every": every}, daemon=True, name="vila-outbox"
+    )
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()  # it may be amid a delivery: nobody waits for that
+
+
 def serve(store: Store, stop: threading.Event, *, every: float = 30.0) -> None:
-    """Deliver again and again until `stop`; what goes wrong meanwhile is tried again."""
+    """Deliver again and again until `stop`. What goes wrong meanwhile is tried again."""
     while not stop.is_set():
         with contextlib.suppress(Exception):
             deliver(store, read_settings())

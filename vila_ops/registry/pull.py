@@ -23,6 +23,8 @@ from vila_core.store import Store
 OURS = "vila"
 """The layout that `vila ask` and trainings read: the artifact's own files."""
 RECORD, BUNDLE, PROMPT = "vila-version.json", "vila-version.sigstore.json", "vila-prompt.json"
+_CARDS = {"transformers": "hf", "transformers-4.52": "hf", "llava": "llava", "vila15": "vila"}
+"""What a card calls each layout, to say how a folder of it is used."""
 
 
 @dataclass(frozen=True)
@@ -230,7 +232,8 @@ def _describe(store: Store, version: Version, folder: Path, layout: str) -> None
         manifest = store.read(f"artifacts/{version.artifact.sha256}/manifest.json")
         _write(folder / "manifest.json", manifest)
     if not (folder / "README.md").exists():
-        _write(folder / "README.md", card(store, version).encode())
+        text = card(store, version, _CARDS.get(layout, "ours"))
+        _write(folder / "README.md", text.encode())
 
 
 def _record(store: Store, version: Version) -> bytes:

@@ -148,7 +148,7 @@ def _send(
             raise TimeoutError
         return answer.status, {name.lower(): value for name, value in answer.getheaders()}
     except (OSError, http.client.HTTPException, ValueError) as error:
-        if connection.overdue:
+        if connection.overdue or isinstance(error, TimeoutError):
             raise Undelivered(f"no answer within {target.timeout_s:g} s") from None
         raise Undelivered(f"can't be reached: {error or type(error).__name__}") from None
     finally:
