@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from components.registry.noise import Spread
@@ -30,6 +30,10 @@ class Comparison:
             return None
         return max(values) - min(values) <= self.noise[metric].difference()
 
+    def only_different(self) -> Comparison:
+        """Return it without the rows in which all runs have the same value."""
+        return replace(self, tasks=_different(self.tasks), metrics=_different(self.metrics))
+
     def as_json(self) -> dict[str, Any]:
         """Return the comparison as a JSON-able mapping."""
         return {
@@ -40,6 +44,7 @@ class Comparison:
             "noise": {
                 key: spread.as_json() | {"within": self.within_noise(key)}
                 for key, spread in self.noise.items()
+                if key in self.metrics
             },
         }
 
@@ -58,7 +63,7 @@ def compare_runs(runs: Sequence[RunView], noise: Mapping[str, Spread] | None = N
     metrics = _rows([run.metrics for run in runs])
     return Comparison(
         runs=tuple(runs),
-        settings={key: row for key, row in settings.items() if any(v != row[0] for v in row)},
+        settings=_different(settings),
         tasks=_rows(losses),
         metrics=metrics,
         noise={key: noise[key] for key in metrics if noise and key in noise},
@@ -74,6 +79,10 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             result[f"{prefix}{key}"] = value
     return result
+
+
+def _different(rows: Mapping[str, Row]) -> dict[str, Row]:
+    return {key: row for key, row in rows.items() if any(value != row[0] for value in row)}
 
 
 def _own(metrics: Mapping[str, float]) -> list[str]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 from rich.text import Text
 
 from components.registry.noise import Spread
 from vila_ops.cli.render import console
+from vila_ops.comparing.chosen import Chosen
+from vila_ops.comparing.disagreements import Found
 from vila_ops.paired import LEVEL, POWER, Paired, Row
 
 STYLES = {"better": "green", "worse": "bold red"}
@@ -31,6 +33,33 @@ def print_paired(found: Paired) -> None:
     out.print()
     for line in _legend(found, by_seeds):
         out.print(Text(line, style="dim"), soft_wrap=True)
+
+
+def print_disagreements(found: Found, runs: Sequence[Chosen], questions: Sequence[str]) -> None:
+    """Print the questions of a page with the answers of all runs."""
+    out = console()
+    for one in runs:
+        out.print(Text.assemble((one.letter, "bold"), f"  {one.name}"))
+    for row, question in zip(found.rows, questions, strict=True):
+        out.print()
+        out.print(Text(row.key, style="dim"), soft_wrap=True)
+        if question:
+            out.print(Text(f"  {question}"), soft_wrap=True)
+        out.print(Text(f"  right: {' / '.join(row.references) or 'not public'}"), soft_wrap=True)
+        for one, answer in zip(runs, row.answers, strict=True):
+            said = "was not asked" if answer.text is None else answer.text
+            line = Text.assemble("  ", (one.letter, "bold"), f": {said}  ")
+            line.append(_mark(answer.score), style="dim")
+            out.print(line, soft_wrap=True)
+    out.print()
+    said = f"{len(found.rows)} of {found.count:,} questions of {found.of:,} that both were asked"
+    out.print(said, style="dim")
+
+
+def _mark(score: float | None) -> str:
+    if score is None:
+        return ""
+    return {0.0: "wrong", 1.0: "right"}.get(score, f"{100 * score:.0f} of 100")
 
 
 def print_noise(found: Mapping[str, Mapping[str, Spread]]) -> None:

@@ -1,4 +1,4 @@
-"""`vila runs`, `show`, `logs`, `why` and `compare`: what happened, and why."""
+"""`vila runs`, `show`, `logs` and `why`: what happened, and why."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from vila_ops.cli import noise
+from vila_ops.cli.compare import compare
 from vila_ops.cli.options import JsonOption, RunArgument, StoreOption, store_uri
 
 NEWEST = 20
@@ -143,57 +144,6 @@ def why(
         _print_json(reason.as_json())
     else:
         typer.echo(reason.text())
-
-
-def compare(
-    run_ids: Annotated[list[str], typer.Argument(metavar="RUN RUN...", help="Two or more runs.")],
-    paired: Annotated[
-        bool,
-        typer.Option(
-            "--paired", help="Test two runs, or two evaluations RUN:TASK, question by question."
-        ),
-    ] = False,
-    size: Annotated[
-        str | None,
-        typer.Option(
-            "--size",
-            metavar="SIZE",
-            help="Whose noise of seeds to show.  [default: that at which one of the runs was "
-            "added by: vila noise add]",
-        ),
-    ] = None,
-    json: JsonOption = False,
-    store: StoreOption = None,
-) -> None:
-    """Show runs side by side: settings and metrics, or paired tests per benchmark."""
-    from vila_core.errors import UserError
-    from vila_core.store import open_store
-    from vila_ops.cli import comparison, render
-    from vila_ops.compare import compare_runs
-    from vila_ops.noise import known_noise
-    from vila_ops.paired import compare_paired
-    from vila_ops.runs import find_run, load_view
-
-    if len(run_ids) < 2:
-        raise UserError(f"two or more runs are needed; try: vila compare {run_ids[0]} last")
-    opened = open_store(store_uri(store))
-    ids = [find_run(opened, text.partition(":")[0] if paired else text) for text in run_ids]
-    known = known_noise(opened, size, ids)
-    if paired:
-        if len(run_ids) > 2:
-            raise UserError("--paired compares two runs; name two of them")
-        found = compare_paired(opened, run_ids[0], run_ids[1], known)
-        if json:
-            _print_json(found.as_json())
-        else:
-            comparison.print_paired(found)
-        return
-    views = [load_view(opened, run_id) for run_id in ids]
-    compared = compare_runs(views, known)
-    if json:
-        _print_json(compared.as_json())
-    else:
-        render.print_comparison(compared)
 
 
 def _note(text: str) -> None:
