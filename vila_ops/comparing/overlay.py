@@ -222,7 +222,7 @@ def _placed(read: Sequence[Curves | None], metrics: Sequence[str], x: Numbers) -
     shape = (len(metrics), len(read), len(x))
     grid = _Grid(*(np.full(shape, np.nan) for _ in range(3)))
     for number, each in enumerate(read):
-        if each is None or not len(each.x) or not len(x):
+        if each is None or not len(each.x) or not len(x) or not metrics:
             continue
         at = _columns(each.x, x)
         first = np.flatnonzero(np.diff(at, prepend=-1))
