@@ -200,6 +200,7 @@ def _configs(seed: int, steps: int) -> dict[str, Any]:
         "evaluate": {"blind": True, "tasks": None},
         "register": {"model": MODEL, "alias": "candidate"},
         "tracking": {"wandb": "offline"},
+        "pipeline": "recipe",
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from urllib.parse import quote
 
@@ -19,11 +20,12 @@ from vila_ops.runs import kept_graph
 from vila_ops.view import RunView, TaskView
 
 MOST_TASKS = 150
-WIDTH, HEIGHT = 172, 58
-GAP_X, GAP_Y = 44, 14
+WIDTH, HEIGHT = 164, 58
+GAP_X, GAP_Y = 38, 14
+LANE = 10
+"""Height that a line takes where it passes a layer of boxes."""
 MARGIN = 6
 _ROUNDS = 4
-_EDGE = '<path class="edge" d="M{:.0f} {:.0f}C{:.0f} {:.0f} {:.0f} {:.0f} {:.0f} {:.0f}"/>'
 
 Edges = Mapping[str, frozenset[str]]
 """What each task waits for."""
@@ -57,34 +59,109 @@ def _packaged(path: Path) -> Edges:
     return {name: task.depends_on for name, task in load_graph(path).tasks.items()}
 
 
-def place(tasks: Sequence[TaskView], edges: Edges) -> list[Box]:
-    """Lay tasks out: each right of what it waits for, neighbours near each other."""
-    names = {task.name: task for task in tasks}
-    before = {name: [one for one in edges.get(name, ()) if one in names] for name in names}
+@dataclass(frozen=True)
+class Layout:
+    """Boxes, and for each edge that is drawn the points that its line goes through."""
+
+    boxes: tuple[Box, ...]
+    lines: tuple[tuple[tuple[float, float], ...], ...]
+    width: float
+    height: float
+
+
+def place(tasks: Sequence[TaskView], edges: Edges) -> Layout:
+    """Lay tasks out: each right of what it waits for, neighbours near each other.
+
+    An edge that follows from others is left out; one that is longer than a layer has a lane of its
+    own between the boxes.
+    """
+    named = {task.name: task for task in tasks}
+    before = {name: [one for one in edges.get(name, ()) if one in named] for name in named}
+    depth = _depths(before)
+    before = _without_detours(before, depth)
+    layers: list[list[str]] = [[] for _ in range(max(depth.values(), default=-1) + 1)]
+    for name in named:
+        layers[depth[name]].append(name)
+    near: dict[str, list[str]] = {name: [] for name in named}
+    after: dict[str, list[str]] = {name: [] for name in named}
+    routes: list[list[str]] = []
+    for name, parents in before.items():
+        for parent in parents:
+            lanes = [
+                f"\0{parent}\0{name}\0{level}" for level in range(depth[parent] + 1, depth[name])
+            ]
+            for level, lane in enumerate(lanes, depth[parent] + 1):
+                layers[level].append(lane)
+            route = [parent, *lanes, name]
+            routes.append(route)
+            for left, right in pairwise(route):
+                near.setdefault(right, []).append(left)
+                after.setdefault(left, []).append(right)
+    for lane in (lane for route in routes for lane in route[1:-1]):
+        near.setdefault(lane, [])
+        after.setdefault(lane, [])
+    _untangle(layers, near, after)
+    heights = [sum(_tall(name) + GAP_Y for name in layer) - GAP_Y for layer in layers]
+    tallest = max(heights, default=0)
+    corner: dict[str, tuple[float, float]] = {}
+    for level, layer in enumerate(layers):
+        top = MARGIN + (tallest - heights[level]) / 2
+        for name in layer:
+            corner[name] = (MARGIN + level * (WIDTH + GAP_X), top)
+            top += _tall(name) + GAP_Y
+    return Layout(
+        boxes=tuple(Box(task, *corner[name]) for name, task in named.items()),
+        lines=tuple(_through(route, corner) for route in routes),
+        width=2 * MARGIN + len(layers) * (WIDTH + GAP_X) - GAP_X,
+        height=2 * MARGIN + tallest,
+    )
+
+
+def _tall(name: str) -> int:
+    return LANE if name.startswith("\0") else HEIGHT
+
+
+def _depths(before: Mapping[str, Sequence[str]]) -> dict[str, int]:
+    """Return how deep each task stands. A circle, in a foreign graph, is cut."""
     depth: dict[str, int] = {}
 
-    def deep(name: str, path: frozenset[str] = frozenset()) -> int:
+    def deep(name: str, path: frozenset[str]) -> int:
         if name not in depth:
-            parents = [one for one in before[name] if one not in path]  # no circle holds us up
+            parents = [one for one in before[name] if one not in path]
             depth[name] = 1 + max((deep(one, path | {name}) for one in parents), default=-1)
         return depth[name]
 
-    layers: dict[int, list[str]] = {}
-    for name in names:
-        layers.setdefault(deep(name), []).append(name)
-    after: dict[str, list[str]] = {name: [] for name in names}
-    for name, parents in before.items():
-        for parent in parents:
-            after[parent].append(name)
-    _untangle([layers[level] for level in sorted(layers)], before, after)
-    tallest = max(map(len, layers.values()), default=0)
-    boxes = []
-    for level, members in layers.items():
-        top = MARGIN + (tallest - len(members)) * (HEIGHT + GAP_Y) / 2
-        for row, name in enumerate(members):
-            x = MARGIN + level * (WIDTH + GAP_X)
-            boxes.append(Box(names[name], x, top + row * (HEIGHT + GAP_Y)))
-    return boxes
+    for name in before:
+        deep(name, frozenset())
+    return depth
+
+
+def _without_detours(
+    before: Mapping[str, Sequence[str]], depth: Mapping[str, int]
+) -> dict[str, list[str]]:
+    """Leave out each edge whose ends are joined through other tasks as well."""
+    above: dict[str, set[str]] = {}
+    kept: dict[str, list[str]] = {}
+    for name in sorted(before, key=depth.__getitem__):
+        parents = [one for one in before[name] if depth[one] < depth[name]]
+        further = {one for parent in parents for one in above[parent]}
+        kept[name] = [one for one in parents if one not in further]
+        above[name] = further | set(parents)
+    return kept
+
+
+def _through(
+    route: Sequence[str], corner: Mapping[str, tuple[float, float]]
+) -> tuple[tuple[float, float], ...]:
+    points: list[tuple[float, float]] = []
+    for index, name in enumerate(route):
+        x, y = corner[name]
+        middle = y + _tall(name) / 2
+        if index:
+            points.append((x, middle))
+        if index < len(route) - 1:
+            points.append((x + WIDTH, middle))
+    return tuple(points)
 
 
 def _untangle(
@@ -112,36 +189,23 @@ def drawing(view: RunView, edges: Edges, shown: str = "") -> Markup:
     """Draw the graph. Every box is a link to its task on the run's page; empty for too many."""
     if not view.tasks or len(view.tasks) > MOST_TASKS:
         return Markup("")
-    boxes = place(view.tasks, edges)
-    width = max(box.x for box in boxes) + WIDTH + MARGIN
-    height = max(box.y for box in boxes) + HEIGHT + MARGIN
-    at = {box.task.name: box for box in boxes}
-    lines = [
-        _line(at[parent], box)
-        for box in boxes
-        for parent in sorted(edges.get(box.task.name, ()))
-        if parent in at
-    ]
+    laid = place(view.tasks, edges)
     return Markup(
         '<svg class="graph" viewBox="0 0 {:.0f} {:.0f}" width="{:.0f}" height="{:.0f}" '
         'role="group" aria-label="Graph of tasks">{}{}</svg>'
     ).format(
-        width,
-        height,
-        width,
-        height,
-        Markup("").join(lines),
-        Markup("").join(_box(box, edges, chosen=box.task.name == shown) for box in boxes),
+        *(laid.width, laid.height) * 2,
+        Markup("").join(_line(points) for points in laid.lines),
+        Markup("").join(_box(box, edges, chosen=box.task.name == shown) for box in laid.boxes),
     )
 
 
-def _line(parent: Box, child: Box) -> Markup:
-    x1, y1 = parent.x + WIDTH, parent.y + HEIGHT / 2
-    x2, y2 = child.x, child.y + HEIGHT / 2
-    bend = min(GAP_X, (x2 - x1) / 2)
-    return Markup(
-        '<path class="edge" d="M{:.0f} {:.0f}C{:.0f} {:.0f} {:.0f} {:.0f} {:.0f} {:.0f}"/>'
-    ).format(x1, y1, x1 + bend, y1, x2 - bend, y2, x2, y2)
+def _line(points: Sequence[tuple[float, float]]) -> Markup:
+    path = "M{:.0f} {:.0f}".format(*points[0])
+    for (x1, y1), (x2, y2) in pairwise(points):
+        bend = (x2 - x1) / 2
+        path += f"C{x1 + bend:.0f} {y1:.0f} {x2 - bend:.0f} {y2:.0f} {x2:.0f} {y2:.0f}"
+    return Markup('<path class="edge" d="{}"/>').format(path)
 
 
 def _box(box: Box, edges: Edges, *, chosen: bool) -> Markup:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -52,7 +53,13 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"duration": duration, "when": when, "number": number, "query": query}
+    made.filters |= {
+        "duration": duration,
+        "when": when,
+        "number": number,
+        "query": query,
+        "breaks": breaks,
+    }
     made.filters |= {"urlencode": path_part, "path": lambda text: quote(text, safe="/")}
     return made
 
@@ -77,6 +84,14 @@ def number(value: object) -> str:
     if isinstance(value, int) or value.is_integer():
         return f"{value:,.0f}" if abs(value) < 1e15 else f"{value:.4g}"
     return f"{value:,.0f}" if 1e4 <= abs(value) < 1e15 else f"{value:.5g}"
+
+
+def breaks(name: str) -> Markup:
+    """Return a long name that lines may break after its `_`, `/` and `.`."""
+    return Markup("").join(
+        Markup("{}<wbr>").format(part) if part in ("_", "/", ".") else part
+        for part in re.split(r"([_/.])", name)
+    )
 
 
 def path_part(value: object) -> str:

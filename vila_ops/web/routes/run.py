@@ -153,8 +153,10 @@ def _why(store: Store, loaded: Loaded, task: TaskView | None) -> Reason | None:
 
 
 def _graph(store: Store, loaded: Loaded, shown: TaskView | None) -> Markup:
-    pipeline = str(loaded.view.config.get("pipeline") or "")
-    edges = _edges(store, loaded.view.run_id, pipeline)
+    pipeline = loaded.view.config.get("pipeline")
+    if not pipeline and not loaded.record.run.get("pipeline"):
+        return Markup("")  # a run of single tasks
+    edges = _edges(store, loaded.view.run_id, str(pipeline))
     return graph.drawing(loaded.view, edges, shown.name if shown else "")
 
 

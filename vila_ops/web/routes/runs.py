@@ -1,28 +1,50 @@
-"""The list of runs: filtered, sorted and cut into pages by the URL alone."""
+"""The list of runs: filtered, sorted, grouped and cut into pages by the URL alone."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
 
 from fastapi import APIRouter, Request, Response
 
-from vila_ops.run_index import STATUSES, RunRow
+from vila_ops.run_index import STATUSES
 from vila_ops.web.pages import page
+from vila_ops.web.query import (
+    GROUPS,
+    NO_COLUMNS,
+    Asked,
+    answer,
+    natural_order,
+    parse,
+    usual_columns,
+)
 from vila_ops.web.watch import Watch
 
-PAGE_ROWS = 50
-SORTS: dict[str, Callable[[RunRow], Any]] = {
-    "started": lambda row: row.started_at,
-    "run": lambda row: row.run_id.casefold(),
-    "recipe": lambda row: row.recipe.casefold(),
-    "status": lambda row: STATUSES.index(row.status),
-    "time": lambda row: -1.0 if row.duration_s is None else row.duration_s,
-    "tasks": lambda row: row.done / max(1, len(row.tasks)),
-}
+MOST_NAMES = 2000
+"""Metrics that are offered as columns."""
 
 router = APIRouter(include_in_schema=False)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the table: what it is sorted by, its title, and whether numbers stand in it."""
+
+    key: str
+    title: str
+    numbers: bool = False
+    metric: bool = False
+
+
+COLUMNS = (
+    Column("run", "run"),
+    Column("status", "status"),
+    Column("recipe", "recipe"),
+    Column("data", "data"),
+    Column("code", "code"),
+    Column("started", "started"),
+    Column("time", "time", numbers=True),
+    Column("tasks", "tasks", numbers=True),
+)
 
 
 @router.get("/")
@@ -30,7 +52,6 @@ def runs(request: Request) -> Response:
     """Show the runs. A value in the URL that means nothing is as if it were not there."""
     watch: Watch = request.app.state.watch
     seen = watch.snapshot
-    asked = _asked(request)
     if seen is None:
         return page(
             request,
@@ -39,57 +60,45 @@ def runs(request: Request) -> Response:
             trouble=watch.trouble,
             said=watch.said,
         )
-    text = asked["q"].casefold()
-    meant = [
-        row
-        for row in seen.listing.rows
-        if not text or any(text in held.casefold() for held in (row.run_id, row.recipe))
-    ]
-    counts = Counter(row.status for row in meant)
-    chosen = [row for row in meant if not asked["status"] or row.status in asked["status"]]
-    chosen.sort(key=SORTS[asked["sort"]], reverse=asked["order"] == "down")
-    pages = max(1, -(-len(chosen) // PAGE_ROWS))
-    number = min(asked["page"], pages)
+    params = request.query_params
+    asked = parse({name: params.getlist(name) for name in params})
+    found = answer(seen.listing.rows, asked)
+    metrics = asked.cols or usual_columns(seen.metric_names)
+    shown = [name for name in metrics if name != NO_COLUMNS]
     return page(
         request,
         "runs.html",
-        rows=chosen[(number - 1) * PAGE_ROWS : number * PAGE_ROWS],
-        found=len(chosen),
+        found=found,
         total=len(seen.listing.rows),
-        counts=counts,
         statuses=STATUSES,
-        pages=pages,
-        asked={**asked, "page": number},
-        columns=_COLUMNS,
+        groups=GROUPS,
+        asked=asked,
+        link=asked.link() | {"page": "" if found.page == 1 else found.page},
+        columns=[*COLUMNS, *(Column(name, name, numbers=True, metric=True) for name in shown)],
+        shown=shown,
+        without={
+            name: [other for other in shown if other != name] or [NO_COLUMNS] for name in shown
+        },
+        names=_offered(seen.metric_names, shown),
+        next_order={column.key: _next(asked, column.key) for column in COLUMNS}
+        | {name: _next(asked, name) for name in shown},
         seen=seen,
         trouble=watch.trouble,
         unreadable=seen.listing.unreadable,
     )
 
 
-_COLUMNS = (
-    ("run", "run"),
-    ("recipe", "recipe"),
-    ("status", "status"),
-    ("started", "started (UTC)"),
-    ("time", "time"),
-    ("tasks", "tasks"),
-)
+def _offered(names: tuple[str, ...], shown: list[str]) -> list[str]:
+    """Return the metrics that can be added, those of whole benchmarks first."""
+    return sorted(
+        (name for name in names if name not in shown),
+        key=lambda name: ("." in name.partition("/")[0], name),
+    )[:MOST_NAMES]
 
 
-def _asked(request: Request) -> dict[str, Any]:
-    given = request.query_params
-    sort = given.get("sort", "started")
-    sort = sort if sort in SORTS else "started"
-    natural = "up" if sort in ("run", "recipe", "status") else "down"
-    order = given.get("order", natural)
-    number = given.get("page", "1")
-    return {
-        "q": given.get("q", "").strip()[:200],
-        "status": [one for one in STATUSES if one in given.getlist("status")],
-        "sort": sort,
-        "order": order if order in ("up", "down") else natural,
-        "page": max(1, int(number))
-        if number.isascii() and number.isdigit() and len(number) < 9
-        else 1,
-    }
+def _next(asked: Asked, key: str) -> str:
+    """Return the order that a click on a column leads to."""
+    usual = natural_order(key)
+    if asked.sort != key:
+        return ""
+    return "" if asked.order != usual else "down" if usual == "up" else "up"
