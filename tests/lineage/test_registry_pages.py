@@ -19,6 +19,7 @@ from vila_core.store import Store
 from vila_ops.registry.promote import judge_promotion
 from vila_ops.web import judging as judging_module
 from vila_ops.web.judging import Judging, Question
+from vila_ops.web.registry_view import grouped, verdicts
 from vila_ops.web.tokens import Tokens, make_token
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>"
@@ -235,6 +236,19 @@ def test_roles_are_kept(
         )
         assert api.status_code == 403
     assert len(Registry(own_store).history("miniature")) == 1
+
+
+def test_paired_evidence_is_a_table_on_one_scale() -> None:
+    details = {"gate": "toy@0", "n": 96, "first": 0.9, "second": 0.85, "difference": -0.05}
+    details |= {"low": -0.08, "high": -0.02, "margin": 0.02, "null": -0.02, "p_holm": 0.73}
+    gate = {"passed": False, "text": "toy", "kind": "non-inferior", "details": details}
+    other = {**gate, "details": {**details, "low": -0.3, "high": "no number"}}
+    found = grouped(verdicts({"gates": [gate, other, {**gate, "details": None}]}))
+    assert len(found) == 3
+    [(kind, [row])] = found.paired
+    assert kind == "non-inferior, above -2 points"
+    assert (row.numbers.this, row.numbers.present) == (85.0, 90.0)
+    assert "-5.00 points, from -8.00 to -2.00; above -2.00 is asked" in row.svg
 
 
 # ---- the same for programs --------------------------------------------------------------------

@@ -24,13 +24,16 @@ from vila_core.jsonio import dumps
 from vila_core.store import Store
 from vila_ops.registry.outbox import Status
 from vila_ops.run_index import finite
-from vila_ops.web.interval import interval
+from vila_ops.web.interval import interval, scale
 
 PAGE_ROWS = 50
 MOST_FILES = 500
 MOST_CERTIFICATES = 20
 MOST_TEXT = 60_000
 MOST_FINDINGS = 50
+
+
+_TOLD_ELSEWHERE = ("gate", "asked", "found", "fix", *("null", "units", "level", "power", "test"))
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,42 @@ class File:
 
 
 @dataclass(frozen=True)
+class Paired:
+    """A difference from the present version on one benchmark, in points of 100."""
+
+    benchmark: str
+    questions: float | None
+    this: float | None
+    present: float | None
+    low: float
+    difference: float
+    high: float
+    above: float
+    p: float | None
+    detectable: float | None
+
+
+@dataclass(frozen=True)
+class PairedRow:
+    """A verdict of a paired test in a table, drawn on the table's scale."""
+
+    verdict: Verdict
+    numbers: Paired
+    svg: Markup
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """What all gates found: paired tests by kind, with what is asked, and the others."""
+
+    others: Sequence[Verdict]
+    paired: Sequence[tuple[str, Sequence[PairedRow]]]
+
+    def __len__(self) -> int:
+        return len(self.others) + sum(len(rows) for _, rows in self.paired)
+
+
+@dataclass(frozen=True)
 class Verdict:
     """What a gate found, read from evidence that may be anybody's."""
 
@@ -126,8 +165,8 @@ class Verdict:
     gate: str
     asked: str
     numbers: Sequence[tuple[str, float | str]]
-    svg: Markup  # of a difference with its interval; empty of others
     fix: str
+    paired: Paired | None = None
 
 
 def models(store: Store) -> tuple[list[str], list[str]]:
@@ -256,14 +295,39 @@ def verdicts(evidence: Mapping[str, Any]) -> list[Verdict]:
     return [_verdict(one) for one in found if isinstance(one, Mapping)]
 
 
+def grouped(found: Sequence[Verdict]) -> Verdicts:
+    """Return verdicts as a page shows them, those of a kind of paired test in one table."""
+    kinds: dict[str, list[tuple[Verdict, Paired]]] = {}
+    for one in found:
+        if one.paired is not None:
+            about = f"{one.kind}, above {one.paired.above:+.3g} points"
+            kinds.setdefault(about, []).append((one, one.paired))
+    tables = []
+    for kind, rows in kinds.items():
+        ends = scale(value for _, one in rows for value in (one.low, one.high, one.above))
+        tables.append(
+            (
+                kind,
+                [
+                    PairedRow(
+                        verdict,
+                        one,
+                        interval(one.low, one.difference, one.high, one.above, ends),
+                    )
+                    for verdict, one in rows
+                ],
+            )
+        )
+    return Verdicts([one for one in found if one.paired is None], tables)
+
+
 def _verdict(value: Mapping[str, Any]) -> Verdict:
     given = value.get("details")
     details: Mapping[str, Any] = given if isinstance(given, Mapping) else {}
-    named = ("gate", "asked", "found", "fix")
     told: list[tuple[str, float | str]] = []
     for name, one in details.items():
-        if name not in named and (text := _told(one)) is not None:
-            told.append((str(name).replace("_", " "), text))
+        if name not in _TOLD_ELSEWHERE and (text := _told(one)) not in (None, 0.0):
+            told.append((str(name).replace("_", " "), text or ""))
     return Verdict(
         passed=value.get("passed") is True,
         text=str(value.get("text") or ""),
@@ -271,7 +335,7 @@ def _verdict(value: Mapping[str, Any]) -> Verdict:
         gate=str(details.get("gate") or ""),
         asked=str(details.get("asked") or ""),
         numbers=told,
-        svg=_interval(details),
+        paired=_paired(details),
         fix=str(details.get("fix") or ""),
     )
 
@@ -287,11 +351,31 @@ def _told(value: object) -> float | str | None:
     return None
 
 
-def _interval(details: Mapping[str, Any]) -> Markup:
-    low, middle, high = (finite(details.get(name)) for name in ("low", "difference", "high"))
+def _paired(details: Mapping[str, Any]) -> Paired | None:
+    found = {name: finite(details.get(name)) for name in _MEASURED}
+    low, middle, high = found["low"], found["difference"], found["high"]
     if low is None or middle is None or high is None:
-        return Markup("")
-    return interval(low, middle, high, -(finite(details.get("margin")) or 0.0))
+        return None
+    null = found["null"] if found["null"] is not None else -(found["margin"] or 0.0)
+    points = {name: None if one is None else 100 * one for name, one in found.items()}
+    return Paired(
+        benchmark=str(details.get("gate") or details.get("benchmark") or ""),
+        questions=found["n"],
+        this=points["second"],
+        present=points["first"],
+        low=100 * low,
+        difference=100 * middle,
+        high=100 * high,
+        above=100 * null,
+        p=found["p_holm"] if found["p_holm"] is not None else found["p"],
+        detectable=points["detectable"],
+    )
+
+
+_MEASURED = (
+    *("low", "difference", "high", "null", "margin", "n"),
+    *("first", "second", "p", "p_holm", "detectable"),
+)
 
 
 def files(store: Store, sha256: str) -> tuple[list[File], int, int]:

@@ -176,7 +176,7 @@ def one_entry(request: Request, model: str, seq: Number) -> Response:
         past=past,
         wrong=_wrong(store, model, past),
         one=found,
-        found=view.verdicts(found.evidence),
+        found=view.grouped(view.verdicts(found.evidence)),
         evidence=view.told(found.evidence),
     )
 
@@ -232,7 +232,7 @@ def one_version(request: Request, model: str, number: Number) -> Response:
         baseline=baseline_of(version),
         known_aliases=[one.alias for one in past.standing],
         approved_by=approvers(past.entries, number),
-        found=view.verdicts(version.evidence),
+        found=view.grouped(view.verdicts(version.evidence)),
         metrics=metrics[:500],
         believed=part(lambda: view.believable(store, model, number)),
         headline=[one for one in metrics if _tells(one[0])][:MOST_HEADLINE],
@@ -266,7 +266,7 @@ def _judged(request: Request, asked: Question, *, again: str = "", code: int = 2
         asked=asked,
         judged=judged,
         name=one.name if one else "",
-        found=view.verdicts(judged.evidence) if judged else [],
+        found=view.grouped(view.verdicts(judged.evidence if judged else {})),
         evidence=view.told(judged.evidence) if judged else "",
         waiting=waiting,
         trouble=trouble,
