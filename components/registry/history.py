@@ -6,7 +6,9 @@ registry/<model>/history/<seq>.json   create-only; seq counts up from 1
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from components.registry.records import HistoryEntry, read_entry
 from vila_core.errors import Damaged, NotFound
@@ -16,16 +18,66 @@ _NUMBER = re.compile(r"[1-9][0-9]{0,11}")
 
 
 def read_history(store: Store, model: str) -> list[HistoryEntry]:
-    """Return all entries of a model, oldest first. Raises Damaged when the chain is broken."""
-    entries = []
-    for number in numbers_in(store.children(f"registry/{model}/history")):
-        place = entry_place(model, number)
-        try:
-            entries.append(read_entry(store.read(place), place))
-        except NotFound:
-            raise Damaged(f"{place}: was there, and is not any more; it was removed.") from None
+    """Return all entries of a model, oldest first. Raises Damaged when the chain is broken.
+
+    From a remote store only entries are fetched that were not seen before, or not as the store
+    lists them now (its etags), several at a time: a list is one request for a thousand entries.
+    """
+    folder = f"registry/{model}/history"
+    if store.local_path(folder) is not None:
+        numbers = numbers_in(store.children(folder))
+        entries = [_read(store, entry_place(model, number))[0] for number in numbers]
+    else:
+        tags = {key.rpartition("/")[2]: tag for key, tag in store.etags(f"{folder}/")}
+        places = [(entry_place(model, one), tags[f"{one}.json"]) for one in numbers_in(tags)]
+        with ThreadPoolExecutor(PARALLEL) as pool:
+            entries = list(pool.map(lambda item: _remembered(store, *item), places))
     check_chain(entries, model)
     return entries
+
+
+def _remembered(store: Store, place: str, tag: str) -> HistoryEntry:
+    key = (store.uri, place, tag)
+    entry = SEEN.get(key)
+    if entry is None:
+        entry, size = _read(store, place)
+        SEEN.put(key, entry, size)
+    return entry
+
+
+def _read(store: Store, place: str) -> tuple[HistoryEntry, int]:
+    try:
+        data = store.read(place)
+    except NotFound:
+        raise Damaged(f"{place}: was there, and is not any more; it was removed.") from None
+    return read_entry(data, place), len(data)
+
+
+class _Seen:
+    """Entries as they were read, by store, key and etag; the oldest go where it is too much."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit, self._size, self._lock = limit, 0, threading.Lock()
+        self._found: dict[tuple[str, str, str], tuple[HistoryEntry, int]] = {}
+
+    def get(self, key: tuple[str, str, str]) -> HistoryEntry | None:
+        with self._lock:
+            found = self._found.get(key)
+        return found[0] if found else None
+
+    def put(self, key: tuple[str, str, str], entry: HistoryEntry, size: int) -> None:
+        with self._lock:
+            if key not in self._found:
+                self._found[key] = (entry, size)
+                self._size += size
+            while self._size > self._limit and self._found:
+                self._size -= self._found.pop(next(iter(self._found)))[1]
+
+
+PARALLEL = 16
+"""Entries that are read at a time from a remote store."""
+SEEN = _Seen(32 * 2**20)
+"""What this process has read of remote histories; the limit is in bytes of their JSON."""
 
 
 def check_chain(entries: Sequence[HistoryEntry], model: str) -> None:

@@ -14,8 +14,11 @@ there for other programs. The history is the truth: what a crash left behind the
 from __future__ import annotations
 
 import difflib
+import itertools
 import json
+import random
 import re
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -127,7 +130,7 @@ class Registry:
         if kind == "rollback" or forced:
             _check_reason(why, f"{model}@{alias}", "a rollback" if kind == "rollback" else "force")
         version = self.version(model, to)
-        while True:
+        for attempt in itertools.count():
             history = self.history(model)
             standing = _standing(history)
             before = standing[alias].version if alias in standing else None
@@ -160,6 +163,8 @@ class Registry:
                 for latest in {**standing, alias: done}.values():
                     self._follow(model, latest)
                 return done
+            _let_others(attempt)
+        raise AssertionError("somebody else can't come first for ever")
 
     def note(
         self,
@@ -181,7 +186,7 @@ class Registry:
             raise ValueError(f"kind '{kind}' is not one of {', '.join(NOTES)}")
         _check_reason(why, f"{model}@{version}", f"to {kind} a version")
         about = self.version(model, version)
-        while True:
+        for attempt in itertools.count():
             history = self.history(model)
             entry = HistoryEntry(
                 seq=len(history) + 1,
@@ -198,6 +203,8 @@ class Registry:
             )
             if done := self._append(model, entry):
                 return done
+            _let_others(attempt)
+        raise AssertionError("somebody else can't come first for ever")
 
     def history(self, model: str) -> list[HistoryEntry]:
         """Return all entries, oldest first. Raises Damaged when the chain is broken."""
@@ -229,6 +236,11 @@ class Registry:
 
     def _numbers(self, model: str) -> list[int]:
         return numbers_in(self._store.children(f"registry/{model}/versions"))
+
+
+def _let_others(attempt: int) -> None:
+    """Wait a random while, the longer the more often somebody else came first."""
+    time.sleep(random.uniform(0, min(1.0, 0.02 * 2 ** min(attempt, 10))))
 
 
 def _standing(history: list[HistoryEntry]) -> dict[str, HistoryEntry]:
