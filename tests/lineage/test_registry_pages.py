@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +24,7 @@ from vila_ops.web.judging import Judging, Question
 from vila_ops.web.registry_view import grouped, verdicts
 from vila_ops.web.tokens import Tokens, make_token
 
+ROOT = Path(__file__).parents[2]
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>"
 
 
@@ -523,3 +526,16 @@ def test_only_who_was_shown_a_judgement_may_use_it(own_store: Store, story: Stor
     assert desk.kept(asked.name, "ada") is not None
     assert desk.kept(asked.name, "eve") is None
     desk.close()
+
+
+def test_work_aside_holds_up_no_exit() -> None:
+    script = """
+import threading, time
+from vila_ops.web.aside import Aside
+aside = Aside(2, "slow")
+assert aside.submit(lambda: 5).result(10) == 5
+begun = threading.Event()
+aside.submit(lambda: (begun.set(), time.sleep(600)))
+assert begun.wait(10)
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60, cwd=ROOT)

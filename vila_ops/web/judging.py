@@ -12,7 +12,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures import TimeoutError as TimedOut
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -22,6 +22,7 @@ from fastapi import FastAPI
 from vila_core.errors import StoreError, UserError, VilaError
 from vila_core.store import Store
 from vila_ops.registry.promote import Judgement, judge_promotion
+from vila_ops.web.aside import Aside
 
 FRESH_SECONDS = 20.0
 """A judgement so young is shown again instead of asking anew."""
@@ -82,7 +83,7 @@ class Judging:
     def __init__(self, store: Store, judge: Callable[..., Judgement] = judge_promotion) -> None:
         self._store = store
         self._judge = judge
-        self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="vila-gates")
+        self._pool = Aside(WORKERS, "vila-gates")
         self._lock = threading.Lock()
         self._asked: OrderedDict[str, Asked] = OrderedDict()
 
@@ -98,7 +99,7 @@ class Judging:
                 raise StoreError(
                     f"{waiting} promotions are being judged already; try again in a moment."
                 )
-            future = self._pool.submit(self._answer, question)
+            future = self._pool.submit(lambda: self._answer(question))
             made = Asked(question, future)
             self._asked[made.name] = made
             return made
@@ -121,8 +122,8 @@ class Judging:
                     del self._asked[name]
 
     def close(self) -> None:
-        """End the threads; what they are in the middle of is dropped."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        """End the threads."""
+        self._pool.close()
 
     def _answer(self, asked: Question) -> Judgement:
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures import TimeoutError as TimedOut
 
 from fastapi import FastAPI
@@ -13,6 +13,7 @@ from fastapi import FastAPI
 from vila_core.errors import StoreError
 from vila_core.store import Store
 from vila_ops.lineage import LineageIndex
+from vila_ops.web.aside import Aside
 
 WAIT_SECONDS = 4.0
 
@@ -24,7 +25,7 @@ class LineageDesk:
 
     def __init__(self, store: Store) -> None:
         self._index = LineageIndex(store)
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="vila-lineage")
+        self._pool = Aside(1, "vila-lineage")
         self._lock = threading.Lock()
         self._future: Future[None] | None = None
 
@@ -44,7 +45,7 @@ class LineageDesk:
 
     def close(self) -> None:
         """End the thread."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pool.close()
 
     def _renew(self) -> None:
         with self._index.lock:
