@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import random
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -16,7 +19,7 @@ from components.registry import Registry, Version
 from components.runtime import record
 from tests.web.story import Story
 from vila_core.jsonio import digest, dumps
-from vila_core.store import ArtifactRef, Store, publish
+from vila_core.store import ArtifactRef, FileStore, Store, publish
 from vila_ops.cli.main import app
 from vila_ops.registry.card import card
 from vila_ops.registry.escape import code, front_matter, one_line, prose
@@ -148,6 +151,70 @@ def test_the_command_prints_and_writes_it(told: tuple[Store, Story], tmp_path: P
     done = CliRunner().invoke(app, ["registry", "card", "miniature@1", "--out", str(out), *place])
     assert done.exit_code == 0
     assert out.read_text() == shown.output
+
+
+class Mutated(FileStore):
+    """A store in whose JSON one value is something else."""
+
+    def __init__(self, root: Path, key: str, path: tuple[str | int, ...], value: Any) -> None:
+        super().__init__(root)
+        self.key, self.path, self.value = key, path, value
+
+    def read(self, key: str) -> bytes:
+        data = super().read(key)
+        if key != self.key:
+            return data
+        whole = json.loads(data)
+        node = whole
+        for part in self.path[:-1]:
+            node = node[part]
+        node[self.path[-1]] = self.value
+        return json.dumps(whole).encode()
+
+
+def paths(value: Any, depth: int = 0) -> Iterator[tuple[str | int, ...]]:
+    """The places of all values in some JSON, four levels deep."""
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    for name, item in items:
+        yield (name,)
+        if isinstance(item, dict | list) and depth < 3:
+            yield from ((name, *more) for more in paths(item, depth + 1))
+
+
+def test_records_of_other_kinds_cost_only_their_part(told: tuple[Store, Story]) -> None:
+    store, story = told
+    root = store.local_path("")
+    assert root is not None
+    attempt = f"runs/{story.first.run_id}/tasks/sft/001"
+    draw = random.Random(0)
+    tried = 0
+    for key in (
+        f"runs/{story.first.run_id}/run.json",
+        f"{attempt}/started.json",
+        f"{attempt}/finished.json",
+        f"artifacts/{story.version.artifact.sha256}/config.json",
+        f"artifacts/{story.version.artifact.sha256}/manifest.json",
+        f"artifacts/{story.first.results.sha256}/summary.json",
+    ):
+        found = list(paths(json.loads(store.read(key))))
+        for path in draw.sample(found, min(len(found), 12)):
+            value = draw.choice([None, [], {}, "x", -1, float("inf"), [{}], {"a": None}])
+            text = card(Mutated(root, key, path, value), story.version)
+            assert "## Lineage" in text, (key, path, value)
+            ModelCard(text)
+            tried += 1
+    lineage = dict(story.version.lineage)
+    for path in draw.sample(list(paths(lineage)), 12):
+        copy = json.loads(json.dumps(lineage))
+        node = copy
+        for part in path[:-1]:
+            node = node[part]
+        node[path[-1]] = draw.choice([None, [], "x", 3])
+        ModelCard(card(store, dataclasses.replace(story.version, lineage=copy)))
+        tried += 1
+    for gates in (None, "x", [1], [None], [{"text": None}], {"a": 1}):
+        ModelCard(card(store, dataclasses.replace(story.version, evidence={"gates": gates})))
+    assert tried > 50
 
 
 def plain(run_id: str) -> Version:

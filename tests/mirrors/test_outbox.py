@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -415,6 +417,64 @@ def test_a_standing_that_is_no_json_is_told(store: Store, clock: Clock) -> None:
     store.write("registry/mini/outbox/hook-0.json", b"[1]")
     assert "fix: remove it" in outbox.deliver(store, config, now=clock).failed[0]
     assert outbox.statuses(store, config, clock)[0].state == "unreadable"
+
+
+def test_errors_hold_no_control_characters(store: Store, clock: Clock) -> None:
+    registry = registered(store)
+    config = settings("http://127.0.0.1:9/")
+    move(registry, config, 1)
+
+    def send(*_: Any) -> Mapping[str, Any]:
+        raise RuntimeError("\x1b[31mred\x07\u202e\n" + "x" * 10_000)
+
+    outbox.deliver(store, config, now=clock, send=send)
+    error = str(outbox.statuses(store, config, clock)[0].error)
+    assert error.isprintable()
+    assert len(error) <= 500
+
+
+def test_news_from_a_bucket(s3_store: Store, clock: Clock) -> None:
+    registry = registered(s3_store)
+    with receiving(500, 200) as receiver:
+        config = settings(receiver.url)
+        move(registry, config, 1)
+        move(registry, config, 2)
+        assert outbox.deliver(s3_store, config, now=clock).failed
+        clock.now += 60
+        assert len(outbox.deliver(s3_store, config, now=clock).sent) == 2
+    assert receiver.seqs == [1, 1, 2]
+    assert outbox.statuses(s3_store, config, clock)[0].state == "up to date"
+
+
+@pytest.mark.slow
+def test_processes_that_are_killed_lose_nothing(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = registered(store)
+    path = tmp_path / "registry.yaml"
+    monkeypatch.setenv("VILA_REGISTRY_CONFIG", str(path))
+    with receiving("sleep", 200) as receiver:
+        config = settings(receiver.url, timeout_s=60)
+        write(path, config)
+        for to in (1, 2):
+            outbox.enqueue(store, "mini", registry.move("mini", "champion", to, why="x"))
+        command = [sys.executable, "-m", "vila_ops.cli.main", "registry", "sync"]
+        first = subprocess.Popen([*command, "--store", str(store.uri)])
+        end = time.monotonic() + 60
+        while not receiver.bodies and time.monotonic() < end:
+            time.sleep(0.05)
+        first.kill()
+        first.wait()
+        assert outbox.deliver(store, config).sent == []  # its claim is still there
+        later = lambda: time.time() + outbox.CLAIM_S + 1  # noqa: E731
+        assert len(outbox.deliver(store, config, now=later).sent) == 2
+        many = [subprocess.Popen([*command, "--store", str(store.uri)]) for _ in range(3)]
+        for to in (3, 1, 2):
+            registry.move("mini", "champion", to, why="x")
+        assert [one.wait(60) for one in many] == [0, 0, 0]
+        outbox.deliver(store, config)
+    assert receiver.seqs == [1, 1, 2, 3, 4, 5]
+    assert receiver.headers[0]["webhook-id"] == receiver.headers[1]["webhook-id"]
 
 
 def seconds_until(when: str | None, clock: Clock) -> float:

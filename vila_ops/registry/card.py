@@ -6,9 +6,11 @@ Whatever was written by others (names, reasons, licences) is escaped: see `escap
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from components.registry import Version
+from vila_core.errors import StoreError
 from vila_core.store import Store
 from vila_ops.registry.architecture import Architecture, architecture
 from vila_ops.registry.card_results import evaluation, gates, limits
@@ -17,6 +19,8 @@ from vila_ops.registry.card_use import use
 from vila_ops.registry.escape import code, front_matter, one_line, prose
 from vila_ops.registry.measured import Measured, Results, measured
 from vila_ops.registry.trained import Training, training
+
+T = TypeVar("T")
 
 LIBRARIES = {"ours": "vila-platform", "hf": "transformers", "llava": "llava", "vila": "vila"}
 """What loads a folder, by its format."""
@@ -28,28 +32,42 @@ def card(store: Store, version: Version, layout: str = "ours") -> str:
     `layout` is the format of the folder that it goes into: ours, hf, llava or vila. Records that
     are gone leave a sentence that says so.
     """
-    made, trained, results = (
-        architecture(store, version),
-        training(store, version),
-        measured(store, version),
+    made = _or(lambda: architecture(store, version), Architecture({}, {}, {}, None, ()))
+    trained = _or(lambda: training(store, version), Training({}, (), (), ()))
+    results = _or(lambda: measured(store, version), Results((), (_UNREADABLE,), ""))
+    projector = str(made.config.get("projector"))
+    sections: tuple[tuple[str, Callable[[], list[str]]], ...] = (
+        ("What it is", lambda: _what_it_is(made, trained)),
+        ("How it was trained", lambda: recipe(trained)),
+        ("Data", lambda: data(trained)),
+        ("Evaluation", lambda: evaluation(results)),
+        ("Gates", lambda: gates(version)),
+        ("Limits", lambda: limits(version, trained, results)),
+        ("How to use it", lambda: use(version, layout, projector)),
+        ("Lineage", lambda: lineage(version, trained, made)),
     )
-    lines = [
-        f"# {prose(version.model)}, version {version.number}",
-        "",
-        *_what_it_is(version, made, trained),
-        *recipe(trained),
-        *data(trained),
-        *evaluation(results),
-        *gates(version),
-        *limits(version, trained, results),
-        *use(version, layout, str(made.config.get("projector"))),
-        *lineage(version, trained, made),
-    ]
-    head = front_matter(_metadata(version, made, trained, results, layout))
-    return f"{head}\n" + "\n".join(lines).rstrip() + "\n"
+    lines = [f"# {prose(version.model)}, version {version.number}", ""]
+    for title, section in sections:
+        lines += _or(section, [f"## {title}", "", _UNREADABLE, ""])
+    head = _or(lambda: _metadata(version, made, trained, results, layout), dict(_LICENCE))
+    return f"{front_matter(head)}\n" + "\n".join(lines).rstrip() + "\n"
 
 
-def _what_it_is(version: Version, made: Architecture, trained: Training) -> list[str]:
+_UNREADABLE = "This part of the records can't be read."
+
+
+def _or(make: Callable[[], T], otherwise: T) -> T:
+    """Return what is made, or else something, where a record isn't what this platform writes.
+
+    One bad record must cost no more of a card, or of a page that shows it, than its own part.
+    """
+    try:
+        return make()
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, StoreError):
+        return otherwise
+
+
+def _what_it_is(made: Architecture, trained: Training) -> list[str]:
     text, vision = (made.config.get(name) or {} for name in ("text_config", "vision_config"))
     parts = []
     if text.get("model_type"):
@@ -84,8 +102,7 @@ def _metadata(
 ) -> dict[str, Any]:
     """Return the front matter. The weights' licence is not recorded, and not made up either."""
     values: dict[str, Any] = {
-        "license": "other",
-        "license_name": "not-stated",
+        **_LICENCE,
         "library_name": LIBRARIES[layout],
         "pipeline_tag": "image-text-to-text",
     }
@@ -104,6 +121,7 @@ def _metadata(
     return values
 
 
+_LICENCE = {"license": "other", "license_name": "not-stated"}
 _CONFIGS = ("text_config", "vision_config")
 
 

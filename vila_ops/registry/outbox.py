@@ -24,10 +24,11 @@ from typing import Any
 
 from components.registry import HistoryEntry, Registry
 from components.runtime.secrets import mask_text
-from vila_core.errors import AlreadyExists, Conflict, StoreError, UserError, VilaError
+from vila_core.errors import AlreadyExists, Conflict, NotFound, StoreError, UserError, VilaError
 from vila_core.jsonio import dumps
 from vila_core.store import Store
 from vila_ops.registry.delivering import Refused, Undelivered, deliver_entry
+from vila_ops.registry.escape import one_line
 from vila_ops.registry.mirror_settings import MirrorSettings, Target, read_settings
 
 CLAIM_S = 90.0
@@ -134,6 +135,8 @@ def deliver(
     """
     end = None if seconds is None else time.monotonic() + seconds
     found = result or Delivered()
+    if not any(True for _ in settings.targets()):
+        return found
     for model in Registry(store).models():
         for name, target in settings.targets():
             if quick and not target.quick:
@@ -203,8 +206,11 @@ class _Queue:
     def next(self, *, again: bool = False) -> bool:
         """Deliver the next entry if it is due and nobody else does; return whether to go on."""
         last = _last(self.store, self.model)
-        _begin(self.store, self.model, self.name, last)
-        tag, standing = _read(self.store, self.model, self.name)
+        try:
+            tag, standing = _read(self.store, self.model, self.name)
+        except NotFound:
+            _begin(self.store, self.model, self.name, last)
+            return False
         if (
             standing.done >= last
             or self._claimed(standing)
@@ -398,9 +404,8 @@ def _last(store: Store, model: str) -> int:
 
 
 def _said(error: BaseException) -> str:
-    """Return an error as it may be stored and shown: one line, without secrets."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return mask_text(text)[:500]
+    """Return an error as it may be kept and shown: a line without secrets or control characters."""
+    return one_line(mask_text(str(error)), 500) or type(error).__name__
 
 
 def _place(model: str, target: str) -> str:
