@@ -46,12 +46,12 @@ def check(data: bytes, *, max_pixels: int = MAX_PIXELS, min_side: int = MIN_SIDE
     """
     image = _headed(data, max_pixels, min_side)
     _rgb(image)  # all that `decode` does: what passes here must not fail in a training
-    return FORMATS[image.format or ""]
+    return _kind(image)
 
 
 def check_header(data: bytes, *, max_pixels: int = MAX_PIXELS, min_side: int = MIN_SIDE) -> str:
     """Do what `check` does, but for the pixels: a truncated image passes."""
-    return FORMATS[_headed(data, max_pixels, min_side).format or ""]
+    return _kind(_headed(data, max_pixels, min_side))
 
 
 def _headed(data: bytes, max_pixels: int, min_side: int) -> Image.Image:
@@ -68,7 +68,7 @@ def size(data: bytes) -> tuple[int, int]:
 
 def extension(data: bytes) -> str:
     """Return the file extension of an encoded image by its header alone. Raises BadImage."""
-    return FORMATS[_open(data, _ANY).format or ""]
+    return _kind(_open(data, _ANY))
 
 
 def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, at_least: int = 0) -> Image.Image:
@@ -125,6 +125,11 @@ def _rgb(image: Image.Image) -> Image.Image:
             return image if image.mode == "RGB" else image.convert("RGB")
     except Exception as error:  # on damaged bytes Pillow's plugins raise whatever comes
         raise BadImage(TRUNCATED, str(error)) from None
+
+
+def _kind(image: Image.Image) -> str:
+    # A JPEG with more pictures behind the first one, as phones write them, calls itself MPO.
+    return FORMATS["JPEG" if image.format == "MPO" else image.format or ""]
 
 
 def _size(image: Image.Image) -> str:

@@ -34,6 +34,14 @@ def test_accepted_formats(form: str, expected: str) -> None:
     assert decode(data).mode == "RGB"
 
 
+def test_a_jpeg_with_a_second_picture_is_a_jpeg() -> None:
+    file = io.BytesIO()
+    red, blue = (Image.new("RGB", (16, 16), color) for color in ("red", "blue"))
+    red.save(file, "MPO", save_all=True, append_images=[blue])
+    assert check(file.getvalue()) == extension(file.getvalue()) == "jpg"
+    assert decode(file.getvalue()).getpixel((8, 8))[0] > 200  # type: ignore[index]
+
+
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "GIF"])
 @pytest.mark.parametrize("share", [0.15, 0.5, 0.9])
 def test_truncated(form: str, share: float) -> None:

@@ -81,7 +81,7 @@ def _pixels(data: bytes, where: str, processor: VilaProcessor, limits: Limits) -
         kind = check_header(data, max_pixels=limits.pixels, min_side=1)
         if kind not in FORMATS:
             raise bad(where, f"{kind} is not taken; send PNG, JPEG, WebP or GIF")
-        if _is_animated(data, FORMATS[kind]):
+        if kind != "jpg" and _is_animated(data, FORMATS[kind]):
             raise bad(where, "it is animated; send one of its frames")
         return processor.transform_bytes(data)
     except BadImage as error:
