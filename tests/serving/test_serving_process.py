@@ -65,7 +65,7 @@ def test_a_version_is_served_reloaded_and_ended(
         assert chat(one, model=name).status_code == 200
     assert chat(one, model="tiny@2").status_code == 404
 
-    register(store, write_tiny_vila(tmp_path / "second", projector="mlp"), "r2")
+    register(store, write_tiny_vila(tmp_path / "second", projector="mlp2x_gelu"), "r2")
     registry.move("tiny", "champion", 2, why="better")
     one.process.send_signal(signal.SIGHUP)
     one.until_said("tiny@champion (tiny@2) is loaded")
@@ -101,7 +101,7 @@ def test_an_alias_is_followed_without_a_gap(
     threads = [threading.Thread(target=ask) for _ in range(3)]
     for thread in threads:
         thread.start()
-    register(store, write_tiny_vila(tmp_path / "second", projector="mlp"), "r2")
+    register(store, write_tiny_vila(tmp_path / "second", projector="mlp2x_gelu"), "r2")
     registry.move("tiny", "champion", 2, why="better")
     until = time.monotonic() + 60
     while not found or found[-1].json()["model"] != "tiny@2":
