@@ -25,7 +25,7 @@ RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
 RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
     --mount=type=secret,id=ca_bundle,target=/run/secrets/ca_bundle \
     --mount=type=bind,from=wheels,target=/wheels \
-    PIP_ARGS="$PIP_ARGS" python install.py --extras train,eval,harness --no-deps kfp
+    PIP_ARGS="$PIP_ARGS" python install.py --extras train,eval,harness,web --no-deps kfp
 COPY LICENSE NOTICE README.md constraints.txt pyproject.toml /opt/vila/
 COPY vila_core /opt/vila/vila_core
 COPY components /opt/vila/components

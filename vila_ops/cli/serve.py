@@ -66,6 +66,9 @@ def serve(
             help="A private network where such a host may be: 10.1.0.0/16; repeat for more.",
         ),
     ] = None,
+    allow_unsigned: Annotated[
+        bool, typer.Option(help="Serve a version that nobody trusted has signed.")
+    ] = False,
     follow: Annotated[
         float | None,
         typer.Option(
@@ -112,5 +115,6 @@ def serve(
         limits,
         say=typer.echo,
         follow_s=follow,
+        allow_unsigned=allow_unsigned,
     )
     run(create_app(holder, fetch, known), holder, host, port, grace_s=grace, say=typer.echo)

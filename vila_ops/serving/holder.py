@@ -63,12 +63,17 @@ class Holder:
         *,
         say: Callable[[str], None],
         follow_s: float | None = None,
+        allow_unsigned: bool = False,
     ) -> None:
-        """Find the model, without loading it. Raises UserError when there is none."""
+        """Find the model, without loading it. Raises what `refer` raises.
+
+        `allow_unsigned`: a version may lack the signature of somebody who is trusted.
+        """
         self._store, self._name, self._opening = store, name, opening
         self._say, self._follow_s = say, follow_s
         self.limits, self.figures = limits, Figures()
-        self._ref = refer(store, name)
+        self._allow_unsigned = allow_unsigned
+        self._ref = refer(store, name, allow_unsigned=allow_unsigned)
         self.current: Loaded | None = None
         self.meant: str | None = self._ref.origin
         """What the name means by the last look; None where the store did not tell."""
@@ -165,7 +170,7 @@ class Holder:
             if self.stopping:
                 return
             try:
-                ref = refer(self._store, self._name)
+                ref = refer(self._store, self._name, allow_unsigned=self._allow_unsigned)
             except VilaError as error:
                 self.meant = None
                 if wanted:
