@@ -1,4 +1,4 @@
-"""What the page on serving shows is what the program takes; its examples are run against a server."""
+"""What the page on serving shows is what the program takes; its examples are run."""
 
 from __future__ import annotations
 

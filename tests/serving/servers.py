@@ -82,7 +82,7 @@ def serving(
         one = Serving(f"http://127.0.0.1:{sock.getsockname()[1]}", holder)
         holder.start(lambda: None)
         try:
-            until = time.monotonic() + 60
+            until = time.monotonic() + 240
             while wait and holder.current is None:
                 assert holder.failure is None, holder.failure
                 assert time.monotonic() < until
@@ -133,13 +133,13 @@ class Process:
         assert self.process.stderr is not None
         self.process.stderr.close()
 
-    def until_ready(self, seconds: float = 60) -> None:
+    def until_ready(self, seconds: float = 240) -> None:
         until = time.monotonic() + seconds
         while httpx.get(f"{self.url}/healthz").status_code != 200:
             assert time.monotonic() < until
             time.sleep(0.1)
 
-    def until_said(self, text: str, seconds: float = 30) -> None:
+    def until_said(self, text: str, seconds: float = 240) -> None:
         until = time.monotonic() + seconds
         while not any(text in line for line in self.said):
             assert time.monotonic() < until, self.said
@@ -147,7 +147,7 @@ class Process:
 
     def end(self, number: int) -> tuple[int, str]:
         self.process.send_signal(number)
-        timer = threading.Timer(60, self.process.kill)
+        timer = threading.Timer(240, self.process.kill)
         timer.start()
         assert self.process.stderr is not None
         err = self.process.stderr.read()

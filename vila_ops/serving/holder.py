@@ -150,9 +150,9 @@ class Holder:
             self.current.engine.abort(unavailable("the server was shut down"))
 
     def _load(self, ref: ModelRef) -> Loaded:
+        begun = time.monotonic()
         from vila_ops.serving.served import open_model  # torch: the server listens already
 
-        begun = time.monotonic()
         place = ref.place
         folder = fetch(self._store, place) if isinstance(place, ArtifactRef) else place
         served = open_model(folder, ref.template, self._opening)
