@@ -18,6 +18,7 @@ from components.registry import Registry
 from tests.web.dashboards import client_of
 from tests.web.story import Story
 from vila_core.store import Store
+from vila_ops.lineage import LineageIndex
 from vila_ops.registry.promote import judge_promotion
 from vila_ops.web import judging as judging_module
 from vila_ops.web.judging import Judging, Question
@@ -517,6 +518,32 @@ def test_slow_gates_are_waited_for_elsewhere(
         monkeypatch.setattr("vila_ops.web.routes.registry.WAIT_SECONDS", 20.0)
         assert 'name="judged"' in client.get(asked).text
         desk.close()
+
+
+def test_the_first_look_at_many_records_is_not_waited_for(
+    own_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = threading.Event()
+    refresh = LineageIndex.refresh
+
+    def slow(index: LineageIndex) -> None:
+        assert release.wait(30)
+        refresh(index)
+
+    monkeypatch.setattr(LineageIndex, "refresh", slow)
+    monkeypatch.setattr("vila_ops.web.lineage_desk.WAIT_SECONDS", 0.05)
+    with client_of(own_store) as client:
+        waiting = client.get("/lineage?q=miniature@1")
+        assert waiting.status_code == 503
+        assert 'http-equiv="refresh"' in waiting.text
+        version = client.get("/registry/miniature/1")
+        assert version.status_code == 200
+        assert "read for the index of lineage" in version.text
+        assert "model.safetensors" in version.text  # the rest of the page stands
+        assert client.get("/api/v1/lineage?q=miniature@1").status_code == 503
+        release.set()
+        monkeypatch.setattr("vila_ops.web.lineage_desk.WAIT_SECONDS", 20.0)
+        assert client.get("/lineage?q=miniature@1").status_code == 200
 
 
 def test_only_who_was_shown_a_judgement_may_use_it(own_store: Store, story: Story) -> None:

@@ -30,14 +30,14 @@ class LineageDesk:
         self._future: Future[None] | None = None
 
     @contextlib.contextmanager
-    def current(self, seconds: float = WAIT_SECONDS) -> Iterator[LineageIndex]:
+    def current(self) -> Iterator[LineageIndex]:
         """Yield the index as the store is now. Raises StoreError, also while it is being made."""
         with self._lock:
             if self._future is None or self._future.done():
                 self._future = self._pool.submit(self._renew)
             future = self._future
         try:
-            future.result(timeout=seconds)
+            future.result(timeout=WAIT_SECONDS)
         except TimedOut:
             raise Busy(len(self._index)) from None
         with self._index.lock:

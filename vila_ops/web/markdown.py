@@ -46,6 +46,8 @@ def _parser() -> MarkdownIt:
     made.add_render_rule("link_open", _link)
     made.add_render_rule("heading_open", _heading)
     made.add_render_rule("heading_close", _heading)
+    made.add_render_rule("fence", _code)
+    made.add_render_rule("code_block", _code)
     made.add_render_rule("table_open", _table)
     made.add_render_rule("th_open", _cell)
     made.add_render_rule("td_open", _cell)
@@ -76,7 +78,9 @@ def _heading(renderer: Any, tokens: Sequence[Token], at: int, options: Any, env:
 
 
 def _table(renderer: Any, tokens: Sequence[Token], at: int, options: Any, env: Any) -> str:
-    lead = '<div class="scroll" tabindex="0" role="region" aria-label="Table">'
+    env["tables"] = env.get("tables", 0) + 1
+    name = f"Table {env['tables']} of this text"
+    lead = f'<div class="scroll" tabindex="0" role="region" aria-label="{name}">'
     return f'{lead}<table class="narrow">\n'
 
 
@@ -84,3 +88,7 @@ def _cell(renderer: Any, tokens: Sequence[Token], at: int, options: Any, env: An
     aligned = "right" in str(tokens[at].attrs.get("style", ""))  # no style attributes: the CSP
     kind = ' class="right"' if aligned else ""
     return f"<{tokens[at].tag}{kind}>"
+
+
+def _code(renderer: Any, tokens: Sequence[Token], at: int, options: Any, env: Any) -> str:
+    return f'<pre tabindex="0"><code>{escape(tokens[at].content)}</code></pre>\n'
