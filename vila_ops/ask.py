@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from components.registry import Registry
 from components.registry.verify import verified_version
-from vila_core.errors import NotFound, UserError, require
+from vila_core.errors import Damaged, NotFound, UserError, require
 from vila_core.images import BadImage, decode
 from vila_core.jsonio import read_object
 from vila_core.store import ArtifactRef, Store, fetch
@@ -206,7 +206,7 @@ def template_of(store: Store, run_id: str) -> str | None:
 
     try:
         config = load_view(store, run_id).config
-    except NotFound:
+    except (NotFound, Damaged, KeyError, TypeError):  # half a record, or a foreign one
         return None
     prepare = config.get("prepare", {})
     if prepare.get("source") == "miniature":
