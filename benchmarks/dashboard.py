@@ -141,7 +141,7 @@ def main() -> None:
         store = Path(folder) / "store"
         write_records(store, given.runs)
         long = add_metrics(store)
-        rows = f"{given.runs:,} runs"
+        rows = f", {given.runs:,} runs"
         with dashboard(store) as first:
             report["first"] = {
                 "ready_s": first.until("/healthz", ""),
