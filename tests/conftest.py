@@ -25,6 +25,7 @@ os.environ.pop("VILA_STORE", None)
 _settings = tempfile.TemporaryDirectory(prefix="vila-tests-")
 os.environ["XDG_CONFIG_HOME"] = _settings.name
 for _name in (
+    "VILA_REGISTRY_CONFIG",
     "VILA_SIGNING_KEY",
     "VILA_TRUSTED_KEYS",
     "VILA_TRUSTED_IDENTITIES",

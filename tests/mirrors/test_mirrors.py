@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import time
 from pathlib import Path
@@ -202,6 +203,22 @@ def test_wandb_gets_the_artifact_linked_with_the_alias(store: Store, tmp_path: P
     first = (asked["id"], artifact.digest)
     wandb_mirror.mirror(store, wandb_target(), "wb", "mini", entry, init=init)
     assert (asked["id"], runs[1].logged[0][0].digest) == first  # another try adds nothing
+
+
+def test_the_real_library_takes_calls_like_those_of_the_fake() -> None:
+    import wandb
+
+    for real, fake in ((wandb.Run, FakeRun), (wandb.Artifact, FakeLogged)):
+        for name in ("log_artifact", "link_artifact", "finish", "wait"):
+            if hasattr(fake, name):
+                asked = list(inspect.signature(getattr(fake, name)).parameters)
+                taken = inspect.signature(getattr(real, name)).parameters
+                wanted = [part for part in asked[1:] if part != "artifact"]
+                assert set(wanted) <= set(taken), name
+    assert "qualified_name" in dir(wandb.Artifact)
+    assert {"project", "entity", "job_type", "name", "id", "resume", "dir", "settings"} <= set(
+        inspect.signature(wandb.init).parameters
+    )
 
 
 def test_a_run_of_wandb_is_ended_when_something_fails(store: Store, tmp_path: Path) -> None:

@@ -151,13 +151,16 @@ def deliver(
 
 
 def statuses(
-    store: Store, settings: MirrorSettings, now: Callable[[], float] = time.time
+    store: Store,
+    settings: MirrorSettings,
+    now: Callable[[], float] = time.time,
+    model: str | None = None,
 ) -> list[Status]:
-    """Return how far every target has come with every model. Raises StoreError."""
+    """Return how far every target has come with a model, or with every one. Raises StoreError."""
     registry = Registry(store)
     return [
-        _status(store, registry, model, name, target, now)
-        for model in registry.models()
+        _status(store, registry, one, name, target, now)
+        for one in ([model] if model else registry.models())
         for name, target in settings.targets()
     ]
 

@@ -179,8 +179,10 @@ class _Connection(http.client.HTTPConnection):
         else:
             raise failure or OSError("it has no address")
         if self._tls:
-            ca_file = self._target.ca_file
-            context = ssl.create_default_context(cafile=str(ca_file) if ca_file else None)
+            own = self._target.ca_file
+            context = ssl.create_default_context(cafile=str(own.expanduser()) if own else None)
+                cafile=str(ca_file.expanduser()) if ca_file else None
+            )
             self.sock = context.wrap_socket(
                 self.sock, server_hostname=self.host, do_handshake_on_connect=False
             )

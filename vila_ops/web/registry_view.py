@@ -460,4 +460,4 @@ def mirrors(store: Store, model: str) -> list[Status]:
     from vila_ops.registry.mirror_settings import read_settings
     from vila_ops.registry.outbox import statuses
 
-    return [one for one in statuses(store, read_settings()) if one.model == model]
+    return statuses(store, read_settings(), model=model)
