@@ -27,6 +27,9 @@ _SCHEMES = {
 }
 
 
+_OF_WRITING = ("409", "413", "415")
+
+
 def describe(app: FastAPI) -> None:
     """Have the application describe itself."""
 
@@ -36,6 +39,9 @@ def describe(app: FastAPI) -> None:
                 title=app.title, version=app.version, description=_ABOUT, routes=app.routes
             )
             made.setdefault("components", {})["securitySchemes"] = _SCHEMES
+            for path in made["paths"].values():
+                for code in _OF_WRITING:
+                    path.get("get", {}).get("responses", {}).pop(code, None)
             made["security"] = [{name: []} for name in _SCHEMES]
             app.openapi_schema = made
         return app.openapi_schema
