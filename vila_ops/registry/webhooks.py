@@ -181,8 +181,6 @@ class _Connection(http.client.HTTPConnection):
         if self._tls:
             own = self._target.ca_file
             context = ssl.create_default_context(cafile=str(own.expanduser()) if own else None)
-                cafile=str(ca_file.expanduser()) if ca_file else None
-            )
             self.sock = context.wrap_socket(
                 self.sock, server_hostname=self.host, do_handshake_on_connect=False
             )
