@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -174,6 +175,24 @@ def test_who_was_overtaken_looks_again(client: TestClient, own_store: Store, sto
     )
     assert stale.status_code == 409
     assert "somebody else moved it" in stale.text
+
+
+def test_of_many_at_once_one_promotes(client: TestClient, own_store: Store, story: Story) -> None:
+    set_gate(own_store, story.second.run_id, 0.5)
+    _, name = judged(client, story.second.run_id)
+    csrf = csrf_of(client)
+
+    def decide(number: int) -> int:
+        fields = {"csrf": csrf, "judged": name, "what": story.second.run_id, "to": "candidate"}
+        fields |= {"action": "promote", "why": f"by {number}"}
+        return client.post("/registry/promote", data=fields).status_code
+
+    with ThreadPoolExecutor(8) as pool:
+        codes = list(pool.map(decide, range(16)))
+    assert sorted(codes) == [303, *[409] * 15]
+    history = Registry(own_store).history("miniature")
+    assert [(one.before, one.version) for one in history] == [(None, 1), (1, 2)]
+    assert len(Registry(own_store).versions("miniature")) == 2
 
 
 def test_a_judgement_that_is_not_kept_is_asked_anew(client: TestClient, story: Story) -> None:
