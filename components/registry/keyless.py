@@ -9,9 +9,12 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vila_core.errors import UserError, VilaError, require
+
+if TYPE_CHECKING:
+    from sigstore.verify import Verifier
 
 
 def trusted_identities() -> tuple[tuple[str, str], ...]:
@@ -77,8 +80,9 @@ def examine_keyless(
 ) -> tuple[str, str, str]:
     """Return state, identity and words of a bundle with a certificate.
 
-    Nothing is asked for over the network: the roots that come with the package are believed. Raises
-    NotInstalled where identities are trusted and the package is missing.
+    Nothing is asked for over the network: the roots that come with the package are believed, or
+    those in VILA_SIGSTORE_ROOT. Raises NotInstalled where identities are trusted and the package is
+    missing.
     """
     from components.registry.signing import BAD, UNKNOWN, VALID
 
@@ -87,7 +91,7 @@ def examine_keyless(
     require("sigstore", extra="sigstore", why="check Sigstore's signatures")
     from sigstore.errors import Error
     from sigstore.models import Bundle
-    from sigstore.verify import Verifier, policy
+    from sigstore.verify import policy
 
     try:
         parsed = Bundle.from_json(json.dumps(bundle))
@@ -99,7 +103,7 @@ def examine_keyless(
         except Error:
             continue
         try:
-            _, signed = Verifier.production(offline=True).verify_dsse(
+            _, signed = _verifier().verify_dsse(
                 parsed, policy.Identity(identity=identity, issuer=issuer)
             )
         except Error as error:
@@ -108,3 +112,17 @@ def examine_keyless(
             return BAD, identity, f"its signature by {identity} is over something else"
         return VALID, identity, f"is signed by {identity} (from {issuer})"
     return UNKNOWN, "", "is signed by an identity of Sigstore that is not trusted"
+
+
+def _verifier() -> Verifier:
+    from sigstore.errors import Error
+    from sigstore.models import TrustedRoot
+    from sigstore.verify import Verifier
+
+    given = os.environ.get("VILA_SIGSTORE_ROOT")
+    if not given:
+        return Verifier.production(offline=True)
+    try:
+        return Verifier(trusted_root=TrustedRoot.from_file(str(Path(given).expanduser())))
+    except (OSError, ValueError, Error) as error:
+        raise UserError(f"VILA_SIGSTORE_ROOT={given}: is no trusted root: {error}") from None

@@ -180,7 +180,8 @@ def pull(
     if json:
         _print_json({"name": made.version.name, "path": str(made.path), "fresh": made.fresh})
     elif made.fresh:
-        typer.echo(f"{made.version.name} is in {made.path}\n  next: vila ask {made.path} …")
+        next_ = f"\n  next: vila ask {made.path} …" if layout == "vila" else ""
+        typer.echo(f"{made.version.name} is in {made.path}{next_}")
     else:
         typer.echo(f"{made.version.name} is in {made.path} already")
 
