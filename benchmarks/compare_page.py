@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
@@ -143,8 +144,14 @@ class Dashboard:
         """Return seconds by the clock and of the server's CPU, and what was answered."""
         before = sum(self.told.cpu_times()[:2])
         began = time.perf_counter()
-        with urllib.request.urlopen(f"{self.url}{path}", timeout=300) as answer:
-            data = answer.read()
+        while True:  # on a busy machine the first reading may take longer than a request may
+            try:
+                with urllib.request.urlopen(f"{self.url}{path}", timeout=300) as answer:
+                    data = answer.read()
+                break
+            except urllib.error.HTTPError as error:
+                if error.code != 503:
+                    raise
         wall = time.perf_counter() - began
         return {"wall_s": wall, "cpu_s": sum(self.told.cpu_times()[:2]) - before}, data
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vila_core.errors import UserError
+from vila_core.errors import Damaged, NotFound, UserError
 from vila_core.eval.records import SEEN
 from vila_core.store import Store, read_file, ref_of
 from vila_ops.kept import Kept
@@ -47,7 +47,8 @@ class Group:
     """The seen answers to one benchmark at one number of shots; arrays are by question.
 
     `scores` are means over draws of demonstrations. `prompts` tell what was asked from other words.
-    `places` says where the line of the first draw begins in the records. `rounds` are the scores of
+    `places` says where the line of the first draw begins in the records, `lines` is a digest of it.
+    `rounds` are the scores of
     each draw, by (seed, order); empty where draws are not of the same questions. A score that is
     not known makes `scored` False.
     """
@@ -56,15 +57,16 @@ class Group:
     scores: NDArray[np.float64]
     prompts: NDArray[np.uint64]
     places: NDArray[np.int64]
+    lines: NDArray[np.uint64]
     versions: frozenset[str]
     scored: bool
     rounds: Mapping[tuple[int, int], NDArray[np.float64]]
 
     @property
     def bytes(self) -> int:
-        """What it takes in memory, its share of the questions included."""
-        arrays = self.scores.nbytes + self.prompts.nbytes + self.places.nbytes
-        return arrays + sum(one.nbytes for one in self.rounds.values()) + 60 * len(self.scores)
+        """What it takes in memory, the questions aside."""
+        arrays = (self.scores, self.prompts, self.places, self.lines, *self.rounds.values())
+        return sum(one.nbytes for one in arrays) + 500
 
 
 @dataclass(frozen=True)
@@ -90,10 +92,11 @@ class _Rows:
     prompts: list[list[str]] = field(default_factory=list)
     sums: list[list[float]] = field(default_factory=list)
     places: list[int] = field(default_factory=list)
+    lines: list[int] = field(default_factory=list)
     versions: set[str] = field(default_factory=set)
     scored: bool = True
 
-    def add(self, row: Mapping[str, Any], place: int) -> None:
+    def add(self, row: Mapping[str, Any], place: int, line: bytes) -> None:
         """Take a record; `place` is where its line begins."""
         key = sys.intern(row["key"])
         at = self.keys.setdefault(key, len(self.keys))
@@ -102,6 +105,7 @@ class _Rows:
             self.prompts.append([])
             self.sums.append([])
             self.places.append(place)
+            self.lines.append(_digest(line))
         self.versions.add(str(row.get("version", "")))
         self.prompts[at].append(str(row.get("prompt_digest", "")))
         score = row["score"]
@@ -122,6 +126,7 @@ class _Rows:
             scores=np.array(means),
             prompts=np.array([_prompts(found) for found in self.prompts], dtype=np.uint64),
             places=np.array(self.places, dtype=np.int64),
+            lines=np.array(self.lines, dtype=np.uint64),
             versions=frozenset(self.versions),
             scored=self.scored,
             rounds={
@@ -160,6 +165,14 @@ class Evaluations:
                 groups[key] = group
                 makers[key] = task.name, sha256
         return Evaluation(name_of(view, task_name), groups, content_of(tasks), makers)
+
+    def known(self, view: RunView, task_name: str = "") -> bool:
+        """Return whether the records of a run's evaluation need not be read any more."""
+        try:
+            tasks = evaluated(view, task_name)
+        except UserError:
+            return True  # to be told at once
+        return all(self._kept.peek(results_of(task)) is not None for task in tasks)
 
     def groups(self, store: Store, sha256: str) -> Mapping[Key, Group]:
         """Return the groups of one results artifact."""
@@ -219,10 +232,36 @@ def records_of(store: Store, sha256: str) -> bytes:
     return read_file(store, ref_of(store, sha256), RECORDS)
 
 
-def record_at(data: bytes, place: int) -> dict[str, Any]:
-    """Return the record whose line begins at a place."""
-    end = data.find(b"\n", place)
-    return json.loads(data[place : end if end >= 0 else len(data)])
+def record_at(
+    store: Store, sha256: str, group: Group, place: int, held: dict[str, bytes]
+) -> dict[str, Any]:
+    """Return the record of a question's first draw, checked against what was read before.
+
+    Of a directory that line alone is read; of a bucket all records are, and stay in `held`. Raises
+    NotFound, Damaged.
+    """
+    begin = int(group.places[place])
+    path = store.local_path(f"artifacts/{sha256}/{RECORDS}")
+    if path is None:
+        if sha256 not in held:
+            held[sha256] = records_of(store, sha256)
+        data = held[sha256]
+        end = data.find(b"\n", begin)
+        line = data[begin : end if end >= 0 else len(data)]
+    else:
+        try:
+            with path.open("rb") as file:
+                file.seek(begin)
+                line = file.readline().rstrip(b"\n")
+        except FileNotFoundError:
+            raise NotFound(f"{ref_of(store, sha256).uri}/{RECORDS}: is gone.") from None
+    if _digest(line) != int(group.lines[place]):
+        raise Damaged(f"{ref_of(store, sha256).uri}/{RECORDS}: is not what it was.")
+    return json.loads(line)
+
+
+def _digest(line: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(line, digest_size=8).digest())
 
 
 def _groups(data: bytes, where: str) -> dict[Key, Group]:
@@ -236,7 +275,7 @@ def _groups(data: bytes, where: str) -> dict[Key, Group]:
                 key = sys.intern(row["task"]), int(row["shots"])
                 seen = row["condition"] == SEEN
                 rows = found.setdefault(key, _Rows()) if seen else _Rows()
-                rows.add(row, place)
+                rows.add(row, place, line)
             except (ValueError, KeyError, TypeError, RecursionError):
                 raise UserError(f"{where}:{number}: is not a record of an evaluation") from None
         place += len(line) + 1

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from vila_core.errors import UserError
 from vila_core.store import Store
-from vila_ops.evaluations import Evaluation, Group, Key, record_at, records_of
+from vila_ops.evaluations import Evaluation, Group, Key, record_at
 from vila_ops.paired import shared_places
 
 Who = Literal["either", "second", "first", "answers", "neither"]
@@ -145,7 +145,7 @@ class _Reader:
         self._store = store
         self._evaluations = evaluations
         self._key = key
-        self._data: dict[str, bytes] = {}
+        self._held: dict[str, bytes] = {}
 
     def group(self, number: int) -> Group:
         """Return the group of one evaluation. Raises UserError."""
@@ -157,11 +157,8 @@ class _Reader:
 
     def record(self, number: int, place: int) -> dict[str, Any]:
         """Return the record of a question's first draw."""
-        evaluation = self._evaluations[number]
-        _, sha256 = evaluation.makers[self._key]
-        if sha256 not in self._data:
-            self._data[sha256] = records_of(self._store, sha256)
-        return record_at(self._data[sha256], int(self.group(number).places[place]))
+        _, sha256 = self._evaluations[number].makers[self._key]
+        return record_at(self._store, sha256, self.group(number), place, self._held)
 
     def text(self, number: int, place: int) -> str:
         """Return an answer."""

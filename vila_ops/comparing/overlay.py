@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -27,6 +28,8 @@ SMOOTHINGS = (0.0, 0.3, 0.6, 0.8, 0.9, 0.95, 0.99)
 """Shares of the moving average that are offered; 0 is none."""
 FIRST = ("loss", "grad_norm", "lr", "tokens_per_s", "mfu", "memory_mib")
 """Metrics that are shown before others, and by default."""
+READERS = 4
+"""Files that are read side by side."""
 MOST_ENVELOPES = 6
 """With more lines than this, what thinning folded into a point is not drawn around each."""
 
@@ -92,9 +95,11 @@ def overlay(
     """
     read: list[Curves | None] = []
     problems = []
-    for one in runs:
+    with ThreadPoolExecutor(READERS) as pool:
+        asked = [pool.submit(_read, store, one.view, task, metrics, axis, points) for one in runs]
+    for one, answer in zip(runs, asked, strict=True):
         try:
-            read.append(_read(store, one.view, task, metrics, axis, points))
+            read.append(answer.result())
         except Unreachable:
             raise
         except (VilaError, OSError, ValueError, TypeError, KeyError) as error:

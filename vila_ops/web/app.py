@@ -12,6 +12,7 @@ from fastapi.staticfiles import StaticFiles
 from vila_core import __version__
 from vila_core.store import Store
 from vila_ops.comparing.pairs import Pairs
+from vila_ops.kept import Kept
 from vila_ops.samples import Samples
 from vila_ops.web.access import Access
 from vila_ops.web.api import audit as api_audit
@@ -76,6 +77,7 @@ def create_app(
     app.state.records = Records(store)
     app.state.samples = Samples(store)
     app.state.pairs = Pairs(store)
+    app.state.drawn = Kept(api_compare.DRAWN_BYTES)
     app.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
     for routes in (
         runs,

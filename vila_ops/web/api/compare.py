@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -30,6 +30,7 @@ from vila_ops.comparing.overlay import AXES, Bands, Line, curve_tasks, overlay
 from vila_ops.comparing.pairs import Pairs
 from vila_ops.comparing.report import Report, make_report
 from vila_ops.curves import Axis
+from vila_ops.kept import Kept
 from vila_ops.metric_rows import Numbers
 from vila_ops.paired import LEVEL, POWER, Row
 from vila_ops.samples import Sample, Samples, Shown
@@ -53,6 +54,9 @@ from vila_ops.web.api.problem import ERRORS
 
 MOST_METRICS = 100
 NO_MORE = 40
+GROWING = ("running", "waiting")
+DRAWN_BYTES = 16 * 2**20
+"""For app.state.drawn: answers with curves of tasks that ended."""
 
 router = APIRouter(prefix="/api/v1/compare", responses=ERRORS, tags=["compare"])
 
@@ -135,6 +139,21 @@ class _Asked:
         self.store = store_of(request)
         self.runs, self.problems = choose(self.store, run)
         self.task = task or default_task(curve_tasks(self.runs))
+        self._kept: Kept[bytes] = request.app.state.drawn
+
+    def answer(self, what: Sequence[object], make: Callable[[], dict[str, Any]]) -> Response:
+        """Answer with JSON; what was drawn of tasks that ended is kept, as it won't change."""
+        tasks = [one.view.task(self.task) for one in self.runs]
+        states = [(task.attempt, task.status, task.cached_from) if task else None for task in tasks]
+        if self.problems or any(task and task.status in GROWING for task in tasks):
+            return _sent(_packed(make()))
+        name = (self.task, *what, tuple(one.name for one in self.runs), tuple(states))
+
+        def fresh() -> tuple[bytes, int]:
+            data = _packed(make())
+            return data, len(data) + 500
+
+        return _sent(self._kept.get(name, fresh))
 
 
 Points = Annotated[int, Query(ge=16, le=2000)]
@@ -154,18 +173,20 @@ def curves(
     bands: Bands = "off",
 ) -> Response:
     """Return curves of one task in columns over one axis, thinned to `points` places."""
-    made = overlay(
-        asked.store,
-        asked.runs,
-        asked.task,
-        list(dict.fromkeys(metric)),
-        axis=axis,
-        points=points,
-        smooth=smooth,
-        bands=bands,
-    )
-    return _json(
-        {
+    names = tuple(dict.fromkeys(metric))
+
+    def make() -> dict[str, Any]:
+        made = overlay(
+            asked.store,
+            asked.runs,
+            asked.task,
+            names,
+            axis=axis,
+            points=points,
+            smooth=smooth,
+            bands=bands,
+        )
+        return {
             "task": asked.task,
             "axis": axis,
             "x_label": AXES[axis],
@@ -181,7 +202,8 @@ def curves(
             "problems": _told([*asked.problems, *made.problems]),
             "rows": made.rows,
         }
-    )
+
+    return asked.answer(("curves", names, axis, points, smooth, bands), make)
 
 
 @router.get("/chart", response_model=OneChartOut)
@@ -193,18 +215,20 @@ def chart(
     bands: Bands = "off",
 ) -> Response:
     """Return one metric's curves, as the page's charts take them."""
-    made = overlay(
-        asked.store, asked.runs, asked.task, [metric], axis=axis, points=points, bands=bands
-    )
-    return _json(
-        {
+
+    def make() -> dict[str, Any]:
+        made = overlay(
+            asked.store, asked.runs, asked.task, [metric], axis=axis, points=points, bands=bands
+        )
+        return {
             "x": made.x,
             "x_label": axis,
             "unit": unit_of(metric),
             "series": [_series(line, asked.runs) for line in made.charts[0].lines],
             "problems": _told([*asked.problems, *made.problems]),
         }
-    )
+
+    return asked.answer(("chart", metric, axis, points, bands), make)
 
 
 @router.get("/shots", response_model=OneChartOut)
@@ -216,14 +240,16 @@ def shots(
     found, more = shot_curves(pairs_of(request), runs, benchmark)
     x = sorted({point.shots for curve in found.values() for point in curve.points})
     lines = [shots_line(place, curve, x, runs) for place, curve in found.items()]
-    return _json(
-        {
-            "x": x,
-            "x_label": "shots",
-            "unit": "score",
-            "series": [_series(line, runs) for line in lines],
-            "problems": _told([*problems, *more]),
-        }
+    return _sent(
+        _packed(
+            {
+                "x": x,
+                "x_label": "shots",
+                "unit": "score",
+                "series": [_series(line, runs) for line in lines],
+                "problems": _told([*problems, *more]),
+            }
+        )
     )
 
 
@@ -453,11 +479,13 @@ def _short(values: Numbers) -> npt.NDArray[np.float32]:
         return values.astype(np.float32)
 
 
-def _json(value: dict[str, Any]) -> Response:
+def _packed(value: dict[str, Any]) -> bytes:
     """Return JSON of arrays, what is not finite as null: built models would take a second."""
-    return Response(
-        orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY), media_type="application/json"
-    )
+    return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _sent(data: bytes) -> Response:
+    return Response(data, media_type="application/json")
 
 
 def _told(problems: Sequence[Problem]) -> list[dict[str, str]]:

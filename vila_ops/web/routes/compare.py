@@ -219,10 +219,12 @@ def _answers(request: Request, report: Report, state: State) -> Answers:
 def _evaluations(
     request: Request, order: Sequence[Chosen]
 ) -> tuple[list[Evaluation], list[Chosen]]:
-    """Return what can be read; the first two must be."""
+    """Return what can be read; the first two must be. Of others what was read already."""
     evaluations: list[Evaluation] = []
     shown: list[Chosen] = []
     for one in order:
+        if len(shown) > 1 and not pairs_of(request).evaluations.known(one.view, one.task):
+            continue
         try:
             evaluations.append(pairs_of(request).evaluation(one))
         except (UserError, NotFound, Damaged):
