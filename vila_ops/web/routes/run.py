@@ -22,6 +22,7 @@ from vila_ops.runs import stop_run
 from vila_ops.view import RunView, TaskView
 from vila_ops.web import about_run, curves, gallery, graph, results
 from vila_ops.web.api.run import log_end
+from vila_ops.web.audit import note
 from vila_ops.web.chart import Line, drawing
 from vila_ops.web.forms import read_form
 from vila_ops.web.loading import Loaded, part, records_of, store_of
@@ -105,6 +106,7 @@ async def stop(
     """Stop a run and everything that it started, as `vila stop` does."""
     from starlette.concurrency import run_in_threadpool
 
+    note(request, "stop", run_id)
     await read_form(request)
     try:
         await run_in_threadpool(_stop, request, run_id)
