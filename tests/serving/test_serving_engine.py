@@ -221,6 +221,23 @@ def test_only_the_prompt_that_fails_suffers(
     assert "could not be read" in caplog.text
 
 
+def test_after_a_step_that_fails_the_next_are_answered(
+    engines: list[Engine], generator: Generator, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = start(engines, generator)
+    one, reader = job(generator, prompts(1)[0], limit=20, stops=[], sampling=Sampling(1.0, 1.0, 1))
+    one.sampling.draw = lambda: 1 / 0  # type: ignore[method-assign]
+    engine.submit(one)
+    engine.start()
+    end = reader.end()
+    assert isinstance(end, Failed)
+    assert end.error.message == "the model failed: ZeroDivisionError"
+    sound, well = job(generator, prompts(1)[0])
+    engine.submit(sound)
+    assert isinstance(well.end(), Finished)
+    assert "1 answers failed" in caplog.text
+
+
 def test_what_is_no_number_fails_alone(engines: list[Engine], generator: Generator) -> None:
     engine = start(engines, generator)
     grey = torch.full((3, 32, 32), float("nan"))

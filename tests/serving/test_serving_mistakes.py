@@ -306,7 +306,7 @@ def test_a_request_that_never_ends(server: Serving) -> None:
 
 def test_other_kinds_of_requests(server: Serving) -> None:
     get = server.client
-    body = {"model": "tiny", "messages": [user("a")]}
+    body = {"model": "tiny", "messages": [user("a")], "max_tokens": 2}
     form = {"Content-Type": "text/plain"}
     refused(get.post(CHAT, content=json.dumps(body), headers=form), 415, "application/json")
     packed = {**JSON, "Content-Encoding": "gzip"}
@@ -315,7 +315,8 @@ def test_other_kinds_of_requests(server: Serving) -> None:
     refused(get.post("/v1/completions", json=body), 404, "/v1/chat/completions")
     refused(get.get("/../../etc/passwd"), 404)
     # A page elsewhere that got its name to point here.
-    refused(get.post(CHAT, json=body, headers={"Host": "evil.example"}), 421, "--tokens")
+    for host in ("evil.example", "[::1", "127.0.0.1.evil.example", "localhost@evil.example"):
+        refused(get.post(CHAT, json=body, headers={"Host": host}), 421, "--tokens")
 
 
 WORDS = st.recursive(

@@ -89,7 +89,7 @@ def serve(
         require(module, extra="web", why="serve a model")
     for module in ("torch", "transformers"):
         require(module, extra="train", why="serve a model")
-    from vila_ops.web.guard import is_loopback
+    from vila_ops.web.access import is_loopback
 
     if tokens is None and not is_loopback(host):
         raise UserError(

@@ -7,7 +7,8 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vila_ops.serving.problem import ApiError
-from vila_ops.web.guard import is_loopback
+from vila_ops.web.access import is_loopback
+from vila_ops.web.guard import host_of
 from vila_ops.web.tokens import Tokens
 
 OPEN = ("/healthz", "/livez")
@@ -44,7 +45,7 @@ class Access:
     def _asker(self, request: Request) -> str:
         if self._tokens is None:
             # A page in a browser on this machine could send another host's name here.
-            if not is_loopback(request.url.hostname or ""):
+            if not is_loopback(host_of(request)):
                 raise ApiError(
                     421,
                     "without tokens this server answers only requests to this machine's own "

@@ -158,7 +158,19 @@ class Engine:
                     self._rows = []
                 if self._draining and not (self._rows or self._waiting):
                     return
-            self._turn()
+            try:
+                self._turn()
+            except Exception as error:  # whatever it is: the next answers are written
+                log.exception("%d answers failed", len(self._rows))
+                self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        """End all answers under way with an error, and start anew."""
+        failed = Failed(_broken(error))
+        for row in self._rows:
+            row.job.hear(failed)
+            self._figures.broken()
+        self._rows, self._state = [], Rows(self._model, self._pad)
 
     def _turn(self) -> None:
         """Let rows leave whose readers left, let others join, and write a token of each."""
@@ -214,16 +226,7 @@ class Engine:
 
     def _step(self) -> None:
         begun = time.monotonic()
-        try:
-            logits_BV = self._state.step([row.last for row in self._rows])
-        except Exception as error:
-            log.exception("a step of %d answers failed", len(self._rows))
-            failed = Failed(_broken(error))
-            for row in self._rows:
-                row.job.hear(failed)
-                self._figures.broken()
-            self._rows, self._state = [], Rows(self._model, self._pad)
-            return
+        logits_BV = self._state.step([row.last for row in self._rows])
         self._figures.step(len(self._rows), time.monotonic() - begun)
         self._take(list(self._rows), logits_BV)
 

@@ -11,6 +11,8 @@ import torch
 from vila_ops.serving.limits import MIB
 
 MOST_BYTES = 512 * MIB
+AT_ONCE = 16
+"""Images that go through the tower together: what it holds meanwhile grows with them."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +50,10 @@ class Features:
         different = {one.sha256: one for one in pictures}
         found = {name: self._kept[name] for name in different if name in self._kept}
         missing = [one for name, one in different.items() if name not in found]
-        if missing:
-            pixels = torch.stack([one.pixels for one in missing]).to(self._device)
-            for one, its in zip(missing, self._see(pixels), strict=True):
+        for start in range(0, len(missing), AT_ONCE):
+            some = missing[start : start + AT_ONCE]
+            pixels = torch.stack([one.pixels for one in some]).to(self._device)
+            for one, its in zip(some, self._see(pixels), strict=True):
                 found[one.sha256] = its.clone()  # a view would keep the whole batch in memory
         for name, its in found.items():
             self._keep(name, its)

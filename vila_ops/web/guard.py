@@ -134,7 +134,7 @@ class Guard:
         if _too_large(request):
             return _refusal(request, 413, f"a request may have {MOST_BYTES:,} bytes at most")
         if not access.guarded:
-            if not is_loopback(_host(request)):
+            if not is_loopback(host_of(request)):
                 text = "without tokens only this machine is answered: open http://127.0.0.1 instead"
                 return _refusal(request, 421, text)
             request.state.viewer = access.owner
@@ -209,7 +209,7 @@ def same_site(request: Request, url: str = "") -> bool:
     )
 
 
-def _host(request: Request) -> str:
+def host_of(request: Request) -> str:
     """Return the host that was asked for, as it was sent: empty where that is none."""
     match = _HOST.fullmatch(request.headers.get("host", ""))
     return match[1] if match else ""
