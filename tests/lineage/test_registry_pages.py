@@ -23,7 +23,7 @@ from vila_ops.lineage import LineageIndex
 from vila_ops.registry.promote import judge_promotion
 from vila_ops.web import judging as judging_module
 from vila_ops.web.judging import Judging, Question
-from vila_ops.web.registry_view import grouped, verdicts
+from vila_ops.web.registry_view import grouped, past, verdicts
 from vila_ops.web.tokens import Tokens, make_token
 
 ROOT = Path(__file__).parents[2]
@@ -124,6 +124,8 @@ def test_a_run_is_judged_promoted_and_rolled_back(
     assert back.headers["location"] == "/registry/miniature#entry-3"
     assert Registry(own_store).aliases("miniature") == {"candidate": 1}
     assert "rolled back" in client.get("/registry/miniature").text
+    [standing] = past(own_store, "miniature").standing
+    assert (standing.version, standing.forced, standing.passed) == (1, False, None)
 
 
 def test_failed_gates_stop_a_promotion_and_force_is_marked(

@@ -38,16 +38,23 @@ _TOLD_ELSEWHERE = ("gate", "asked", "found", "fix", *("null", "units", "level", 
 
 @dataclass(frozen=True)
 class Standing:
-    """Where an alias stands, and the entry that brought it there."""
+    """Where an alias stands, the entry that brought it there, and all moves to that version."""
 
     alias: str
     version: int
     entry: HistoryEntry
+    moves: Sequence[HistoryEntry]
 
     @property
     def passed(self) -> bool | None:
-        """Whether all gates had passed; None where none were asked."""
-        return passed(self.entry.evidence)
+        """What the gates said last of the version; None where none were asked."""
+        said = [passed(one.evidence) for one in self.moves]
+        return next((one for one in reversed(said) if one is not None), None)
+
+    @property
+    def forced(self) -> bool:
+        """Whether any alias was ever forced to the version: that mark stays."""
+        return any(one.forced for one in self.moves)
 
 
 @dataclass(frozen=True)
@@ -63,7 +70,15 @@ class Past:
         if self.broken:
             return []
         latest = {entry.alias: entry for entry in self.entries if entry.moves and entry.alias}
-        return [Standing(alias, entry.version, entry) for alias, entry in sorted(latest.items())]
+        return [
+            Standing(
+                alias,
+                entry.version,
+                entry,
+                [one for one in self.entries if one.moves and one.version == entry.version],
+            )
+            for alias, entry in sorted(latest.items())
+        ]
 
     def aliases_of(self, number: int) -> list[str]:
         """Return the aliases that stand at a version."""

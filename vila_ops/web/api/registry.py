@@ -390,7 +390,7 @@ def _model(summary: view.Summary) -> ModelOut:
                 who=one.entry.who,
                 why=one.entry.why,
                 gates_passed=one.passed,
-                forced=one.entry.forced,
+                forced=one.forced,
                 entry=one.entry.seq,
             )
             for one in summary.past.standing
