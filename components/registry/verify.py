@@ -157,6 +157,10 @@ class _Check:
         aliases = self._aliases()  # before the history, which may only get longer meanwhile
         entries = self._entries()
         versions = self._versions()
+        if not any(self._there.values()):
+            place = f"registry/{self._model}"
+            what = "is no model: it holds no version"
+            self._found.findings.append(Finding(self._model, place, what, "remove it"))
         self._chain(entries)
         self._against_versions(entries, versions)
         self._against_aliases(entries, aliases)

@@ -419,6 +419,17 @@ def test_nobody_is_trusted_so_nothing_must_be_signed(
     assert verified_version(made.store, "mini@candidate").number == 1
 
 
+def test_what_is_no_model(made: Made) -> None:
+    (made.root / "registry" / "README").write_text("hello")
+    (made.root / "registry" / "Not A Model").mkdir()
+    found = check(made.store)
+    assert [(one.key, one.what) for one in found.findings] == [
+        ("registry/Not A Model", "is no model: it holds no version"),
+        ("registry/README", "is no model: it holds no version"),
+    ]
+    assert Registry(made.store).versions("README") == []
+
+
 def test_unknown_models_are_a_mistake(made: Made) -> None:
     with pytest.raises(UserError, match="no model 'mimi' is registered; registered: mini, other"):
         check(made.store, "mimi")
