@@ -59,10 +59,11 @@ class Registry:
             raise UserError(f"{model}@{number}: no such version; versions: {known}.") from None
         return replace(version, artifact=ref_of(self._store, version.artifact.sha256))
 
-    def resolve(self, name: str) -> Version:
+    def resolve(self, name: str, entries: list[HistoryEntry] | None = None) -> Version:
         """Return the version meant by `model@number` or `model@alias`.
 
-        Raises UserError, with the nearest name, for what does not exist.
+        `entries` is the history of the model, where it was read already. Raises UserError, with the
+        nearest name, for what does not exist.
         """
         model, separator, rest = name.partition("@")
         if not separator or not rest:
@@ -73,10 +74,10 @@ class Registry:
             )
         if rest.isascii() and rest.isdigit() and len(rest) < 13:
             return self.version(model, int(rest))
-        aliases = self.aliases(model)
+        aliases = _standing(self.history(model) if entries is None else entries)
         if rest not in aliases:
             raise UserError(f"{name}: {model} has no alias '{rest}'{_hint(rest, aliases)}")
-        return self.version(model, aliases[rest])
+        return self.version(model, aliases[rest].version)
 
     def register(self, version: Version) -> Version:
         """Store a version under the next number and return it with that number.

@@ -107,10 +107,10 @@ def verified_version(
     """
     trust = trust_of_user() if trust is None else trust
     registry = Registry(store)
-    version = registry.resolve(name)
+    model, _, alias = name.partition("@")
+    entries = registry.history(model) if model in registry.models() else []
+    version = registry.resolve(name, entries)
     records: list[Version | HistoryEntry] = [version]
-    alias = name.partition("@")[2]
-    entries = registry.history(version.model)
     for entry in entries:
         if entry.version == version.number and entry.version_digest not in ("", version.digest()):
             raise Damaged(
