@@ -25,7 +25,7 @@ from vila_ops.view import RunView, TaskView
 
 BUCKETS = 1024
 """The most that are kept of a file, and at least half as many of a longer one."""
-MEMORY_BYTES = 64 * 2**20
+MEMORY_BYTES = 48 * 2**20
 WHOLE_BYTES = 64 * 2**20
 """Of a longer file only the columns that are asked for are read."""
 MOST_ATTEMPTS = 100

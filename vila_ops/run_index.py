@@ -1,6 +1,6 @@
 """The index of runs: thousands are listed without reading thousands of records.
 
-    index/runs-2.json.gz     {"runs": {run id: its row, and what proves that the row still holds}}
+    index/runs-2.jsonl.gz    a line per run: its row, and what proves that the row still holds
 
 The index is a cache that only readers write. Whoever creates, drives, resumes or deletes a run
 knows nothing of it, so it makes no difference which machine does that, or which version of this
@@ -29,15 +29,18 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import io
 import json
 import math
 import os
 import platform
+import sys
 import zlib
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from components.runtime.record import RunRecord
 from vila_core.errors import Conflict, NotFound, StoreError
@@ -45,7 +48,7 @@ from vila_core.jsonio import digest, dumps
 from vila_core.store import Store
 from vila_ops.view import RunView, make_view
 
-KEY = "index/runs-2.json.gz"
+KEY = "index/runs-2.jsonl.gz"
 """The number is the format's: versions of this code with another format keep another index."""
 STATUSES = ("running", "succeeded", "failed", "stopped", "interrupted")
 """What a run's status may be."""
@@ -53,6 +56,8 @@ WORTH_WRITING = 8
 """With fewer news than this, reading them again next time costs less than writing the index."""
 REMOTE_THREADS = 8
 CHUNK_RUNS = 1000
+MOST_SETS = 1000
+"""So many different sets of metrics are remembered for others to share."""
 
 _MALFORMED = (ValueError, KeyError, TypeError, AttributeError)  # what foreign JSON leads to
 
@@ -60,7 +65,33 @@ Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
 
-@dataclass(frozen=True)
+class Metrics(Mapping[str, float]):
+    """Metrics of a run. Runs with the same metrics share their names: there are many runs."""
+
+    __slots__ = ("_places", "_values")
+    _known: ClassVar[dict[tuple[str, ...], dict[str, int]]] = {}
+
+    def __init__(self, values: Mapping[str, float]) -> None:
+        names = tuple(values)
+        places = self._known.get(names)
+        if places is None:
+            places = {sys.intern(name): place for place, name in enumerate(names)}
+            if len(self._known) < MOST_SETS:
+                self._known[names] = places
+        self._places = places
+        self._values = array("d", values.values())
+
+    def __getitem__(self, name: str) -> float:
+        return self._values[self._places[name]]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
+@dataclass(frozen=True, slots=True)
 class TaskRow:
     """A task in a list of runs."""
 
@@ -70,7 +101,7 @@ class TaskRow:
     duration_s: float | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class RunRow:
     """A run in a list of runs."""
 
@@ -131,8 +162,8 @@ class _Entry:
 
     def __init__(self, run_id: str, fields: Mapping[str, Any], proof: Mapping[str, Any]) -> None:
         self.run_id = run_id
-        self.fields = fields
-        self.proof = proof  # empty: to be read again
+        self.fields = _shared(fields)
+        self.proof = _FINAL if proof == _FINAL else proof  # empty: to be read again
         self._row: RunRow | None = None
 
     @property
@@ -145,6 +176,20 @@ class _Entry:
 
 
 _FIELDS = frozenset(RunRow.__dataclass_fields__) - {"run_id"}
+_FINAL: Mapping[str, Any] = {"final": True}
+_ALIKE = ("name", "recipe", "runner", "status", "code_digest")
+
+
+def _shared(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields, what many runs have alike held once. Raises TypeError, ValueError."""
+    alike = {name: sys.intern(fields[name]) for name in _ALIKE}
+    tasks = tuple(
+        (sys.intern(name), sys.intern(stage), sys.intern(status), duration)
+        for name, stage, status, duration in fields["tasks"]
+    )
+    return {**fields, **alike, "tasks": tasks, "metrics": Metrics(fields["metrics"])}
+
+
 _Read = tuple[RunRow, Mapping[str, Any], RunView | None]
 """A row, its proof (empty where it has none), and the whole view of a run that runs."""
 
@@ -375,21 +420,30 @@ def _text(value: object) -> str:
 
 
 def _fields(row: RunRow) -> dict[str, Any]:
-    fields = {name: value for name, value in vars(row).items() if name != "run_id"}
-    return fields | {"tasks": [list(vars(task).values()) for task in row.tasks]}
+    tasks = [(one.name, one.stage, one.status, one.duration_s) for one in row.tasks]
+    return {name: getattr(row, name) for name in _FIELDS} | {"tasks": tasks}
 
 
 def _packed(entries: Iterable[_Entry]) -> bytes:
-    runs = {one.run_id: {**one.fields, "proof": one.proof} for one in entries if one.proof}
-    return gzip.compress(dumps({"runs": runs}).encode(), compresslevel=1, mtime=0)
+    """Return the index, made line by line: all of it at once would be large."""
+    out = io.BytesIO()
+    with gzip.GzipFile(fileobj=out, mode="wb", compresslevel=1, mtime=0) as file:
+        for one in entries:
+            if one.proof:
+                line = {**one.fields, "metrics": dict(one.fields["metrics"])}
+                file.write(dumps({**line, "run_id": one.run_id, "proof": one.proof}).encode())
+                file.write(b"\n")
+    return out.getvalue()
 
 
 def _unpacked(data: bytes) -> dict[str, _Entry]:
     """Return the entries. Raises what foreign values lead to."""
     entries = {}
-    for run_id, fields in json.loads(gzip.decompress(data))["runs"].items():
-        proof = fields.pop("proof")
-        if fields.keys() != _FIELDS:
-            raise ValueError(f"{run_id}: not a row of this format")
-        entries[run_id] = _Entry(run_id, fields, proof)
+    with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+        for line in file:
+            fields = json.loads(line)
+            run_id, proof = fields.pop("run_id"), fields.pop("proof")
+            if fields.keys() != _FIELDS:
+                raise ValueError(f"{run_id}: not a row of this format")
+            entries[run_id] = _Entry(run_id, fields, proof)
     return entries

@@ -170,9 +170,9 @@ def test_runs_come_and_go(store: Store) -> None:
         b"",
         b"no gzip",
         gzip.compress(b"[]"),
-        gzip.compress(b'{"runs": {"x": {"tasks": [], "proof": {"final": true}}}}'),
-        gzip.compress(b'{"runs": {"x": 1}}'),
-        gzip.compress(b'{"runs": {}}')[:-9],
+        gzip.compress(b'{"run_id": "x", "tasks": [], "proof": {"final": true}}'),
+        gzip.compress(b'{"run_id": "x"}\n1\n'),
+        gzip.compress(b'{"run_id": "x"}\n')[:-9],
     ],
     ids=["deleted", "empty", "text", "list", "fields", "number", "cut"],
 )
@@ -225,8 +225,8 @@ def test_two_writers_of_the_index(store: Store) -> None:
     second.list()
     second.write()
     first.write()  # loses: it saw an older index
-    loaded = json.loads(gzip.decompress(store.read(KEY)))["runs"]
-    assert set(loaded) == {"a-1129-101010-aaaa", "b-1129-101010-aaaa"}
+    lines = gzip.decompress(store.read(KEY)).splitlines()
+    assert {json.loads(line)["run_id"] for line in lines} == {"a-1129-101010-aaaa", "b-1129-101010-aaaa"}
     assert len(listed(store)) == 2
 
 

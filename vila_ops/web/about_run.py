@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import fsum
@@ -19,6 +21,9 @@ from vila_ops.web.records import read_json
 
 MOST_CORPORA = 200
 MOST_CERTIFICATES = 50
+REMOTE_SECONDS = 15.0
+
+_listed: dict[str, tuple[float, tuple[Version, ...]]] = {}
 
 
 @dataclass(frozen=True)
@@ -193,14 +198,22 @@ def _files(store: Store, run_id: str) -> Link:
 
 
 def versions_of(store: Store, run_id: str) -> list[Version]:
-    """Return the versions in the registry that were made of a run."""
+    """Return the versions in the registry that were made of a run.
+
+    A bucket is asked for its versions every 15 s at most.
+    """
+    if store.local_path("") is not None:
+        return [version for version in _versions(store) if version.run_id == run_id]
+    at, found = _listed.get(store.uri, (-math.inf, ()))
+    if time.monotonic() - at > REMOTE_SECONDS:
+        found = _versions(store)
+        _listed[store.uri] = (time.monotonic(), found)
+    return [version for version in found if version.run_id == run_id]
+
+
+def _versions(store: Store) -> tuple[Version, ...]:
     registry = Registry(store)
-    return [
-        version
-        for model in registry.models()
-        for version in registry.versions(model)
-        if version.run_id == run_id
-    ]
+    return tuple(version for model in registry.models() for version in registry.versions(model))
 
 
 @dataclass(frozen=True)

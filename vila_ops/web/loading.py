@@ -20,6 +20,7 @@ from vila_ops.web.watch import Watch
 
 REMOTE_SECONDS = 10.0
 """A record in a bucket is looked at again after so long."""
+JUDGED_SECONDS = 2.0
 MOST_HELD = 64
 
 FOREIGN = (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError)
@@ -61,11 +62,9 @@ class Records:
             version = record_fingerprint(self._store, run_id)
         except ValueError:  # no store key
             raise NotFound(f"'{run_id[:200]}' is no run's id.") from None
-        # A driver that dies leaves no trace: what runs is judged anew.
-        if held and held[0].version == version and held[0].view.status != "running":
-            loaded = held[0]
-        else:
-            loaded = self._read(run_id, version)
+        if held and held[0].version == version and _holds(*held):
+            return held[0]
+        loaded = self._read(run_id, version)
         with self._lock:
             self._held[run_id] = (loaded, time.monotonic())
             self._held.move_to_end(run_id)
@@ -83,6 +82,14 @@ class Records:
             raise Damaged(
                 f"runs/{run_id}: the record can't be read: {type(error).__name__}: {error}"
             ) from error
+
+
+def _holds(loaded: Loaded, at: float) -> bool:
+    """Return whether a record that did not change still says the same.
+
+    A driver that dies leaves no trace: what runs is judged anew now and then.
+    """
+    return loaded.view.status != "running" or time.monotonic() - at < JUDGED_SECONDS
 
 
 _TEXTS = ("name", "recipe", "runner", "started_at", "code_digest", "config_digest", "error")

@@ -20,7 +20,7 @@ Z = 1.959964
 MOST_ROWS = 400
 
 _SHARES = ("accuracy",)
-_summaries: Kept[Mapping[str, Any]] = Kept(8 * 2**20)
+_summaries: Kept[Mapping[str, Any]] = Kept(4 * 2**20)
 
 
 @dataclass(frozen=True)
