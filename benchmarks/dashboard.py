@@ -13,6 +13,7 @@ import gzip
 import json
 import os
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -135,6 +136,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--runs", type=int, default=10_000)
+    parser.add_argument(
+        "--store", type=Path, help="an empty folder, or one that this script filled"
+    )
     given = parser.parse_args()
     report: dict[str, object] = {"machine": _harness.machine("fastapi", "uvicorn", "pyarrow")}
     scripts = {
@@ -143,8 +147,10 @@ def main() -> None:
     }
     report["scripts_gzip_bytes"] = {**scripts, "all": sum(scripts.values())}
     with tempfile.TemporaryDirectory() as folder:
-        store = Path(folder) / "store"
-        write_records(store, given.runs)
+        store = given.store or Path(folder) / "store"
+        if not (store / "runs").exists():
+            write_records(store, given.runs)
+        shutil.rmtree(store / "index", ignore_errors=True)
         long = add_metrics(store)
         rows = f", {given.runs:,} runs"
         with dashboard(store) as first:
