@@ -226,7 +226,10 @@ def test_two_writers_of_the_index(store: Store) -> None:
     second.write()
     first.write()  # loses: it saw an older index
     lines = gzip.decompress(store.read(KEY)).splitlines()
-    assert {json.loads(line)["run_id"] for line in lines} == {"a-1129-101010-aaaa", "b-1129-101010-aaaa"}
+    assert {json.loads(line)["run_id"] for line in lines} == {
+        "a-1129-101010-aaaa",
+        "b-1129-101010-aaaa",
+    }
     assert len(listed(store)) == 2
 
 
