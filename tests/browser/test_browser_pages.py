@@ -10,10 +10,20 @@ pytestmark = pytest.mark.slow
 
 
 def paths(told: Told) -> dict[str, str]:
-    second = told.story.second.run_id
+    first, second = told.story.first.run_id, told.story.second.run_id
     return {
         "runs": "/",
         "run": f"/runs/{second}",
+        "nothing chosen to compare": "/compare",
+        "compare": f"/compare?run={first}&run={second}",
+        "registry": "/registry",
+        "model": "/registry/miniature",
+        "version": "/registry/miniature/1",
+        "entry of the history": "/registry/miniature/history/1",
+        "promote": f"/registry/promote?what={second}&to=champion",
+        "lineage": "/lineage",
+        "lineage of a version": "/lineage?q=miniature%40candidate",
+        "audit log": "/audit",
     }
 
 
