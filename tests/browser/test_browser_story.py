@@ -80,7 +80,7 @@ def test_pages_work_without_script(browser: Browser, told: Told) -> None:
         page = window.open("/")
         expect(page.get_by_role("link", name=first)).to_be_visible()
         window.open(f"/compare?run={first}&run={second}")
-        expect(page.locator("figure svg").first).to_be_visible()
+        expect(page.locator("figure img").first).to_be_visible()
         _promote(window.open(f"/registry/promote?what={second}&to=champion"), "No script")
         assert Registry(told.store).resolve("miniature@champion").run_id == second
 
