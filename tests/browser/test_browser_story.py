@@ -26,8 +26,11 @@ def test_from_two_runs_to_a_promoted_checkpoint_and_back(browser: Browser, told:
         row = page.get_by_role("row", name=re.compile("miniature_vqa")).first
         expect(row).to_contain_text(re.compile("better|worse|no difference"))
 
-        _promote(window.open(f"/registry/promote?what={first}&to=champion"), "The first one")
-        expect(page.locator("main")).to_contain_text("The first one")
+        window.open(f"/registry/promote?what={first}&to=champion")  # it fails gates
+        page.get_by_text("Promote it although gates failed").click()
+        page.get_by_label(re.compile("Reason")).fill("There is no other")
+        page.get_by_role("button", name=re.compile("^Force champion")).click()
+        expect(page.locator("main")).to_contain_text("forced past failed gates")
 
         window.open(f"/runs/{second}")
         page.get_by_role("link", name=re.compile("Promote")).first.click()
@@ -52,7 +55,7 @@ def test_from_two_runs_to_a_promoted_checkpoint_and_back(browser: Browser, told:
 
 
 def _promote(page: Page, why: str) -> None:
-    expect(page.locator("main")).to_contain_text("gates passed")
+    expect(page.locator("main")).to_contain_text("All 4 gates passed")
     page.get_by_label(re.compile("Reason")).first.fill(why)
     page.get_by_role("button", name=re.compile("^Move champion")).click()
     page.wait_for_url(re.compile(r"/registry/miniature"))
