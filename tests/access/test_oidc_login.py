@@ -64,7 +64,7 @@ def test_a_login(client: TestClient, provider: Provider) -> None:
     page = client.get("/runs/x", headers=HTML)
     assert page.headers["location"] == "/login?next=%2Fruns%2Fx"
     page = client.get(page.headers["location"])
-    assert 'href="/login/oidc?next=/runs/x">Log in at the lab</a>' in page.text
+    assert 'href="/login/oidc?next=%2Fruns%2Fx">Log in at the lab</a>' in page.text
     assert 'name="token"' not in page.text, "there are no tokens here"
     assert client.post("/login", data={"token": "x"}).status_code == 404
     answer = log_in(client, provider, "/runs/x")
