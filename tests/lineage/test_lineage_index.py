@@ -147,3 +147,20 @@ def test_digests_are_found_by_any_beginning(told_store: Store, story: Story) -> 
     for digits in (6, 7, 15, 16, 17, 63, 64):
         assert f"runs/{story.second.run_id}" in index.holding(sha256[:digits])
     assert index.holding("0" * 64) == []
+
+
+def test_many_versions_hide_no_run(own_store: Store, story: Story) -> None:
+    """Each version names all that is behind it; who asks for the data wants the runs."""
+    registry = Registry(own_store)
+    version = registry.version("miniature", 1)
+    for number in range(5):
+        registry.register(type(version)(**{**vars(version), "key": f"{number:064x}", "stored": ""}))
+    index = opened(own_store)
+    data = index.holding(story.first.data.sha256)
+    assert data[:2] == [f"runs/{run.run_id}" for run in (story.second, story.first)]
+    assert not any(key.startswith("registry/") for key in data)
+    model = index.holding(story.first.model.sha256)
+    assert sum(key.startswith("registry/") for key in model) == 6
+    assert model[0].startswith("runs/")
+    digits = index.holding(story.first.data.sha256[:12])
+    assert digits[0].startswith("runs/")

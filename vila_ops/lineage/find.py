@@ -170,7 +170,7 @@ def _sample(index: LineageIndex, key: str) -> Iterator[str]:
 def _digests(index: LineageIndex, digits: str) -> Iterator[str]:
     """Yield what the digests that begin so are, wherever they stand."""
     found: dict[str, None] = {}
-    for key in index.holding(digits)[::-1][:_RECORDS]:
+    for key in index.holding(digits)[:_RECORDS]:
         facts = index.facts(key)
         if facts is not None:
             found |= dict.fromkeys(_roles(facts, digits))

@@ -37,13 +37,17 @@ def trace_forward(index: LineageIndex, root: str, most: int = MOST_NODES) -> Gra
 
 def _records(index: LineageIndex, digest: str) -> Iterator[Facts | int]:
     """Yield the records that hold a digest, newest first, and how many more there may be."""
-    keys = index.holding(digest)[::-1]
-    for key in keys[: 4 * MOST_FROM_ONE]:
-        found = index.facts(key)
-        if found is not None:
-            yield found
-    if len(keys) > 4 * MOST_FROM_ONE:
-        yield len(keys) - 4 * MOST_FROM_ONE
+    keys = index.holding(digest)
+    runs = [key for key in keys if key.startswith("runs/")]
+    others = keys[len(runs) :]
+    for part in (others, runs):  # of versions there are few, and they matter most
+        for key in part[: 4 * MOST_FROM_ONE]:
+            found = index.facts(key)
+            if found is not None:
+                yield found
+    left = sum(max(0, len(part) - 4 * MOST_FROM_ONE) for part in (others, runs))
+    if left:
+        yield left
 
 
 def _artifact(index: LineageIndex, value: str) -> Iterator[Step | int]:

@@ -126,7 +126,9 @@ class LineageIndex:
     def holding(self, digest: str) -> list[str]:
         """Return the keys of records that may hold a digest, or a hex text that begins so.
 
-        They are candidates, the newest last: only their facts say what the digest is there.
+        They are candidates: only their facts say what the digest is there. Runs come first, the
+        newest before others; of a whole sha256, versions only that name it themselves, not by the
+        tasks behind them.
         """
         if self._heads is None or len(self._loose) > MOST_LOOSE:
             self._heads, self._loose = Heads(self._entries), set()
@@ -135,7 +137,13 @@ class LineageIndex:
         if len(digest) <= 40:  # git's and DVC's are shorter: they stand in the texts
             needle = f'"{digest}'.encode()
             keys |= {key: None for key, one in self._entries.items() if needle in one.text}
-        return [key for key in keys if key in self._entries]
+        known = [key for key in reversed(keys) if key in self._entries]
+        versions = [key for key in known if key.startswith("registry/")]
+        if len(digest) == 64:
+            row = bytes.fromhex(digest)
+            versions = [key for key in versions if self._entries[key].leads_with(row)]
+        runs = [key for key in known if key.startswith("runs/")]
+        return [*runs, *(key for key in known if key.startswith("artifacts/")), *versions]
 
     def mentions(self, key: str, text: str) -> bool:
         """Return whether a record's entry may hold a text, without reading it."""

@@ -45,6 +45,13 @@ class Packed:
         )
         return cls(bytes.fromhex("".join(found)), text.encode(), proof)
 
+    def leads_with(self, row: bytes) -> bool:
+        """Return whether a version names a digest itself.
+
+        Its artifact, baseline, key and results come first, as the keys of JSON are sorted.
+        """
+        return row in (self.table[at : at + 32] for at in range(0, 128, 32))
+
     def value(self) -> dict[str, Any]:
         """Return the value again."""
         digests = [self.table[at : at + 32].hex() for at in range(0, len(self.table), 32)]
