@@ -82,6 +82,7 @@ def _fast(piece: bytes, names: list[str]) -> dict[str, Numbers]:
     try:
         table = pj.read_json(
             pa.BufferReader(piece),
+            memory_pool=pa.system_memory_pool(),  # gives back what is freed
             read_options=pj.ReadOptions(use_threads=False, block_size=len(piece) + 1),
             parse_options=pj.ParseOptions(
                 explicit_schema=pa.schema([(name, pa.float64()) for name in names]),

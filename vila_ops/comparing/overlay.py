@@ -28,7 +28,7 @@ SMOOTHINGS = (0.0, 0.3, 0.6, 0.8, 0.9, 0.95, 0.99)
 """Shares of the moving average that are offered; 0 is none."""
 FIRST = ("loss", "grad_norm", "lr", "tokens_per_s", "mfu", "memory_mib")
 """Metrics that are shown before others, and by default."""
-READERS = 4
+READERS = 2
 """Files that are read side by side."""
 MOST_ENVELOPES = 6
 """With more lines than this, what thinning folded into a point is not drawn around each."""
