@@ -97,6 +97,12 @@ def test_repeated_seeds_are_a_mean_with_a_band(store: Store) -> None:
     assert deviation.high[0] - deviation.y[0] == pytest.approx(np.std([1, 2, 6], ddof=1))
 
 
+def test_evaluations_of_one_run_share_its_curves(store: Store) -> None:
+    made = make_run(store, 1, rows=rows_of([1.0, 2.0]))
+    lines = drawn(store, made, f"{made}:evaluate").charts[0].lines
+    assert [line.label for line in lines] == ["A"]
+
+
 def test_runs_of_the_same_seed_are_no_repetitions(store: Store) -> None:
     same = {"sft": {"lr": 0.1, "seed": 0}}
     names = [make_run(store, n, rows=rows_of([1.0, 2.0]), config=same) for n in (1, 2)]
