@@ -83,7 +83,7 @@ def test_rows_without_the_metric_come_last() -> None:
 def test_groups_say_what_their_runs_are_together() -> None:
     rows = [row(f"sweep-{n}", metrics={VQA: n / 10}) for n in range(12)]
     rows.append(row("sweep-failed", status="failed", metrics={VQA: 0.0}))
-    found = answer([*rows, *ROWS], Asked(group="name"))
+    found = answer([*rows, *ROWS], Asked(group="name"), metrics=[VQA, "none/accuracy@0"])
     assert {group.name for group in found.groups} == {"sweep", "good", "fair", "bad"}
     group = next(group for group in found.groups if group.name == "sweep")
     assert (group.count, len(group.rows)) == (13, 10)
@@ -91,7 +91,7 @@ def test_groups_say_what_their_runs_are_together() -> None:
     assert group.metrics[VQA].count == 12
     assert group.metrics[VQA].mean == pytest.approx(0.55)
     assert group.metrics[VQA].deviation == pytest.approx(0.36056, rel=1e-4)
-    assert spreads([row("a-1", metrics={VQA: 1e308}), row("a-2", metrics={VQA: 1e308})])
+    assert spreads([row("a-1", metrics={VQA: 1e308}), row("a-2", metrics={VQA: 1e308})], [VQA])
 
 
 def test_the_question_survives_its_link() -> None:

@@ -156,17 +156,24 @@ def is_metric(name: str) -> bool:
     return "/" in name
 
 
-def answer(rows: Sequence[RunRow], asked: Asked, *, page_rows: int = PAGE_ROWS) -> Found:
-    """Return the runs that are asked for."""
+def answer(
+    rows: Sequence[RunRow],
+    asked: Asked,
+    *,
+    page_rows: int = PAGE_ROWS,
+    metrics: Sequence[str] = (),
+) -> Found:
+    """Return the runs that are asked for; of groups, how `metrics` spread over their runs."""
     wanted, unclear = conditions(asked.q)
     meant = [row for row in rows if all(fits(row) for fits in wanted)]
     counts = Counter(row.status for row in meant)
     chosen = [row for row in meant if not asked.status or row.status in asked.status]
     _sort(chosen, asked)
-    groups: list[Group] = []
+    members: dict[str, list[RunRow]] = {}
     if asked.group:
-        groups = _grouped(chosen, asked.group)
-        size, whole = PAGE_GROUPS, len(groups)
+        for row in chosen:
+            members.setdefault(getattr(row, GROUPS[asked.group]), []).append(row)
+        size, whole = PAGE_GROUPS, len(members)
     else:
         size, whole = page_rows, len(chosen)
     pages = max(1, -(-whole // size))
@@ -174,7 +181,7 @@ def answer(rows: Sequence[RunRow], asked: Asked, *, page_rows: int = PAGE_ROWS) 
     cut = slice((number - 1) * size, number * size)
     return Found(
         rows=() if asked.group else tuple(chosen[cut]),
-        groups=tuple(groups[cut]),
+        groups=tuple(_group(*one, metrics) for one in list(members.items())[cut]),
         found=len(chosen),
         pages=pages,
         page=number,
@@ -245,30 +252,21 @@ def _sort(rows: list[RunRow], asked: Asked) -> None:
     rows.sort(key=place)
 
 
-def _grouped(rows: Sequence[RunRow], by: str) -> list[Group]:
-    held: dict[str, list[RunRow]] = {}
-    for row in rows:
-        held.setdefault(getattr(row, GROUPS[by]), []).append(row)
-    return [
-        Group(
-            name,
-            tuple(members[:GROUP_ROWS]),
-            len(members),
-            Counter(row.status for row in members),
-            spreads(members),
-        )
-        for name, members in held.items()
-    ]
+def _group(name: str, rows: Sequence[RunRow], metrics: Sequence[str]) -> Group:
+    return Group(
+        name,
+        tuple(rows[:GROUP_ROWS]),
+        len(rows),
+        Counter(row.status for row in rows),
+        spreads(rows, metrics),
+    )
 
 
-def spreads(rows: Sequence[RunRow]) -> dict[str, Spread]:
-    """Return each metric over the runs that succeeded."""
-    values: dict[str, list[float]] = {}
-    for row in rows:
-        if row.status == "succeeded":
-            for name, value in row.metrics.items():
-                values.setdefault(name, []).append(value)
-    return {name: _spread(found) for name, found in values.items()}
+def spreads(rows: Sequence[RunRow], metrics: Sequence[str]) -> dict[str, Spread]:
+    """Return metrics over the runs that succeeded; without those that none of them has."""
+    done = [row.metrics for row in rows if row.status == "succeeded"]
+    values = {name: [held[name] for held in done if name in held] for name in metrics}
+    return {name: _spread(found) for name, found in values.items() if found}
 
 
 def _spread(values: Sequence[float]) -> Spread:

@@ -62,9 +62,9 @@ def runs(request: Request) -> Response:
         )
     params = request.query_params
     asked = parse({name: params.getlist(name) for name in params})
-    found = answer(seen.listing.rows, asked)
     metrics = asked.cols or usual_columns(seen.metric_names)
     shown = [name for name in metrics if name != NO_COLUMNS]
+    found = answer(seen.listing.rows, asked, metrics=shown)
     return page(
         request,
         "runs.html",
