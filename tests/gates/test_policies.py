@@ -13,6 +13,7 @@ from made_evaluations import asked, candidate, version
 from components.registry import Registry
 from components.registry.certificates import keep_certificate
 from components.registry.gates.verdict import Verdict
+from components.registry.keys import own_key
 from components.runtime.record import AttemptWriter, create_run
 from vila_core.jsonio import digest, dumps
 from vila_core.store import Store, open_store
@@ -205,3 +206,41 @@ def test_the_history_keeps_who_approved(store: Store) -> None:
     entry = approve(store, "mini@1", why="looked at it", who="bob")
     assert (entry.kind, entry.version, entry.why) == ("approve", 1, "looked at it")
     assert Registry(store).history("mini")[-1].who == "bob"
+
+
+@pytest.fixture
+def keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Nobody's key yet."""
+    for name in ("VILA_SIGNING_KEY", "VILA_TRUSTED_KEYS", "VILA_SIGN_KEYLESS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    return tmp_path
+
+
+def test_a_version_is_signed_by_somebody_who_is_trusted(store: Store, keys: Path) -> None:
+    unsigned = version(store, "")
+    found = ask(store, {"signature": {}}, version=unsigned)
+    assert (found.kind, found.passed, found.details["state"]) == ("signature", False, "unsigned")
+    assert "vila registry sign mini@1" in found.details["fix"]
+    assert "there is no key" in ask(store, {"signature": {}}).text
+    own = own_key(create=True)
+    assert own is not None
+    assert "will be signed by key" in ask(store, {"signature": {}}).text
+    signed = version(store, "", "second")
+    assert ask(store, {"signature": {}}, version=signed).passed
+    assert ask(store, {"signature": {"keys": [own.key_id[:12]]}}, version=signed).passed
+    other = ask(store, {"signature": {"keys": ["0123abcd"]}}, version=signed)
+    assert not other.passed
+    assert "not trusted" in other.text
+    assert not ask(store, {"signature": {"keys": ["0123abcd"]}}).passed
+
+
+def test_a_version_that_was_changed_after_it_was_signed(store: Store, keys: Path) -> None:
+    own_key(create=True)
+    version(store, "")
+    place = "registry/mini/versions/1.json"
+    store.write(place, store.read(place).replace(b'"run_id": "r-old"', b'"run_id": "r-odd"'))
+    changed = Registry(store).version("mini", 1)
+    found = ask(store, {"signature": {}}, version=changed)
+    assert not found.passed
+    assert "its content was changed after it was signed" in found.text

@@ -91,6 +91,13 @@ class Approvals(Frozen):
     """Who promotes does not count."""
 
 
+class Signature(Frozen):
+    """The version is signed by a key or an identity that is trusted here."""
+
+    keys: tuple[str, ...] = ()
+    """Ids of keys (or beginnings of them): one of these. None: any that is trusted."""
+
+
 class Gate(Frozen):
     """One condition, such as "images help by 25 points": `{metric, minus, min: 0.25}`."""
 
@@ -119,6 +126,8 @@ class Gate(Frozen):
     """The licences of the training corpora."""
     approvals: Approvals | None = None
     """People who approved."""
+    signature: Signature | None = None
+    """Who signed the version."""
 
     @model_validator(mode="after")
     def _asks_one_thing(self) -> Gate:
@@ -147,5 +156,5 @@ class Gate(Frozen):
 
 
 OF_METRIC = ("minus", "min", "max", "baseline_drop_max", "noise")
-POLICIES = ("resume", "export", "licences", "approvals")
+POLICIES = ("resume", "export", "licences", "approvals", "signature")
 KINDS = ("metric", "non_inferior", "superior", *POLICIES)

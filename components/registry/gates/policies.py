@@ -12,8 +12,18 @@ from components.registry.certificates import FORMATS, certificates, certifies
 from components.registry.contamination import corpora_of
 from components.registry.gates.approvals import approvers
 from components.registry.gates.candidate import Candidate
-from components.registry.gates.conditions import Approvals, Export, Gate, Licences, Resume
+from components.registry.gates.conditions import (
+    Approvals,
+    Export,
+    Gate,
+    Licences,
+    Resume,
+    Signature,
+)
 from components.registry.gates.verdict import Verdict
+from components.registry.keys import own_key
+from components.registry.signatures import Signatures
+from components.registry.signing import VALID, Trust, examine, of_version, trust_of_user
 from components.runtime.record import Attempt
 from vila_core.errors import Damaged, NotFound, StoreError, UserError
 
@@ -30,6 +40,8 @@ def policy_verdict(gate: Gate, candidate: Candidate) -> Verdict:
         return licence_verdict(gate.licences, candidate)
     if gate.approvals is not None:
         return approvals_verdict(gate.approvals, candidate)
+    if gate.signature is not None:
+        return signature_verdict(gate.signature, candidate)
     raise ValueError("the gate asks nothing that is known here")
 
 
@@ -207,6 +219,40 @@ def approvals_verdict(asked: Approvals, candidate: Candidate) -> Verdict:
         f"vila registry approve {name} --why TEXT, by {asked.count - len(counted)} more",
         value=float(len(counted)),
     )
+
+
+def signature_verdict(asked: Signature, candidate: Candidate) -> Verdict:
+    """Look whether the version is signed by somebody who is trusted here.
+
+    A model that is no version yet is signed when it becomes one, by this user's key.
+    """
+    wanted = "a signature by "
+    wanted += f"one of {', '.join(asked.keys)}" if asked.keys else "anybody who is trusted here"
+    version, own = candidate.version, own_key()
+    if version is not None:
+        trust = trust_of_user()
+        if asked.keys:
+            keys = {name: key for name, key in trust.keys.items() if _begins(name, asked.keys)}
+            identities = tuple(one for one in trust.identities if one[0] in asked.keys)
+            trust = Trust(keys, identities)
+        bundles = Signatures(candidate.store, version.model).of(version)
+        signed = examine(bundles, of_version(version), trust)
+        passed, found = signed.state == VALID, f"{version.name} {signed.text}"
+        details = {"state": signed.state, "by": signed.by}
+        fix = f"vila registry sign {version.name}, by a key that is trusted here"
+    else:
+        by = own.key_id if own else ""
+        passed = bool(by) and (not asked.keys or _begins(by, asked.keys))
+        found = f"will be signed by key {by[:16]}" if by else "unsigned: there is no key to sign it"
+        details, fix = (
+            {"state": "to be signed" if by else "unsigned", "by": by},
+            ("vila registry key create" if not by else "promote by one of these keys"),
+        )
+    return _verdict("signature", "signature", passed, found, wanted, details, fix)
+
+
+def _begins(key_id: str, keys: Sequence[str]) -> bool:
+    return any(key_id.startswith(key) for key in keys)
 
 
 def _verdict(
