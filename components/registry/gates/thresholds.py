@@ -46,7 +46,8 @@ def _judge(
         if unknown and missing[0].startswith(CONTAMINATION):
             why = f"can't be told: {unknown}"
         asked = _asked(gate)
-        return [Verdict(False, f"{name}: {why}", None, kind, {"gate": name, "asked": asked})]
+        details = {"gate": name, "found": why, "asked": asked}
+        return [Verdict(False, f"{name}: {why}", None, kind, details)]
     value = metrics[metric] - (metrics[gate.minus] if gate.minus else 0.0)
     verdicts = []
     if gate.min is not None:
@@ -59,8 +60,9 @@ def _judge(
         what = f"{metric}: drop from the baseline"
         before = baseline.get(metric)
         if before is None:
-            details = {"gate": what, "asked": f"at most {gate.baseline_drop_max:.4g}"}
-            text = f"{name}: there is no metric {metric} in the baseline"
+            why = f"there is no metric {metric} in the baseline"
+            details = {"gate": what, "found": why, "asked": _asked(gate)}
+            text = f"{name}: {why}"
             return [*verdicts, Verdict(False, text, None, "baseline", details)]
         most, limit = _most_drop(gate, metric, gate.baseline_drop_max, spread)
         drop = before - metrics[metric]
