@@ -48,7 +48,7 @@ def read_answers(records: bytes, where: str) -> dict[Key, Answers]:
         if not line:
             continue
         try:
-            row = json.loads(line)
+            row = json.loads(line.decode())
             if row["condition"] != SEEN:
                 continue
             key = str(row["task"]), int(row["shots"])

@@ -102,7 +102,7 @@ def export_verdict(asked: Export, candidate: Candidate) -> Verdict:
     fix = "register it first: its run's own task does, or --force"
     if version is not None:
         format_ = asked.formats[0] if asked.formats else "hf"
-        fix = f"vila registry export {version.name} --format {format_} --out FOLDER"
+        fix = f"vila registry export {version.name} --format {format_} --to FOLDER"
         try:
             kept = certificates(candidate.store, version.model, version.number)
             found = {name: _certified(value, version) for name, value in kept.items()}
