@@ -16,7 +16,7 @@ from vila_ops.samples import Part, Samples
 from vila_ops.view import RunView, TaskView
 from vila_ops.web.results import evaluations
 
-PAGE = 8
+PAGE = 12
 MOST_BYTES = 12 * 2**20
 MOST_EVALUATIONS = 6
 MOST_TEXT = 600
