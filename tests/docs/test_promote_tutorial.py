@@ -1,0 +1,60 @@
+"""The tutorial on promoting, its commands as they stand, in order, against one store."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_tutorial import ROOT, commands
+
+TUTORIAL = ROOT / "docs" / "tutorials" / "promote.md"
+
+
+@pytest.mark.slow
+def test_every_command_works(tmp_path: Path) -> None:
+    """`VILA_TEST_STORE` may name a store where the quickstart has run: then it is a cache hit."""
+    store = tmp_path / "store"
+    ran = os.environ.get("VILA_TEST_STORE")
+    if ran:  # versions and history begin anew: the page counts them
+        for folder in ("runs", "artifacts", "cache"):
+            shutil.copytree(Path(ran) / folder, store / folder)
+    place = tmp_path / "project"
+    place.mkdir()
+    (place / "examples").symlink_to(ROOT / "examples")
+    environment = {
+        **os.environ,
+        "VILA_STORE": str(store),
+        "XDG_CONFIG_HOME": str(tmp_path / "config"),
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
+        "COLUMNS": "80",
+    }
+    printed: dict[str, str] = {}
+    for command in commands(TUTORIAL):
+        program, *arguments = shlex.split(command)
+        assert program == "vila"
+        done = subprocess.run(
+            [sys.executable, "-m", "vila_ops.cli.main", *arguments],
+            cwd=place,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        printed[command] = done.stdout
+
+    def of(start: str) -> str:
+        return next(text for command, text in printed.items() if command.startswith(start))
+
+    assert "miniature@2" in of("vila registry list")
+    assert "sft.train.seed" in of("vila compare quickstart seed-1 --only-different")
+    assert "miniature_vqa" in of("vila compare quickstart seed-1 --paired")
+    assert "As good as the champion" in of("vila registry history")
+    assert "seed-1" in of("vila lineage")
+    assert of("vila registry card").startswith("---\n")
+    assert of("vila ask").strip() == "red"
+    assert (place / "champion" / "model.safetensors").is_file()
