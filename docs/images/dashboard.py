@@ -46,7 +46,11 @@ def pages(run: str, other: str, model: str) -> dict[str, tuple[str, int, int]]:
         "run": (f"/runs/{other}", 1280, 1500),
         "compare": (f"/compare?run={run}&run={other}", 1280, 1500),
         "registry": (f"/registry/{model}", 1280, 900),
-        "promote": (f"/registry/promote?what={other}&to=champion", 1280, 900),
+        "promote": (
+            f"/registry/promote?what={other}&to=champion&gates=miniature-champion",
+            1280,
+            900,
+        ),
         "lineage": (f"/lineage?q={model}@champion", 1280, 900),
         "phone": (f"/runs/{other}", 390, 844),
     }
