@@ -270,7 +270,7 @@ def test_read_ahead_fills_the_room_and_goes_on_when_windows_are_done(
     ahead.reached(3)
     wait_for(lambda: all(map(cache.holds, shards[3:7])))
     assert not any(map(cache.holds, shards[7:]))
-    assert cache.used() <= 5000
+    wait_for(lambda: cache.used() <= 5000)
     ahead.close()
 
 

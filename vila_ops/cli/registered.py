@@ -95,8 +95,8 @@ def print_findings(found: Findings) -> None:
         out.print(Text(f"      fix: {finding.fix}"), soft_wrap=True)
     signatures = ", ".join(f"{count} {state}" for state, count in sorted(found.signatures.items()))
     out.print(
-        f"{len(found.models)} models, {found.versions} versions, {found.entries} entries of the "
-        f"history, {found.files} files ({found.bytes / 1e6:.1f} MB) read",
+        f"read: models {len(found.models)}, versions {found.versions}, entries of the history "
+        f"{found.entries}, files {found.files} ({found.bytes / 1e6:.1f} MB)",
         soft_wrap=True,
     )
     if signatures:

@@ -6,6 +6,7 @@ there, and the rest when it is ready. What was computed is kept by the digests o
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import queue
@@ -26,6 +27,8 @@ from vila_ops.paired import Pair, Paired, assemble, pair_of
 PATIENCE_SECONDS = 0.25
 """For so long a request waits for what is not there yet."""
 MOST_WAITING = 400
+IDLE_SECONDS = 2.0
+"""The computing thread ends after so long without work; the next work starts another one."""
 FAILED_SECONDS = 30.0
 
 log = logging.getLogger("vila.dashboard")
@@ -135,9 +138,18 @@ class Pairs:
                     self._worker.start()
         return event
 
-    def _work(self) -> None:
+    def _next(self) -> _Job | None:
+        """Return the next job, None when there was none for too long: the thread ends then."""
         while True:
-            job = self._jobs.get()
+            with contextlib.suppress(queue.Empty):
+                return self._jobs.get(timeout=IDLE_SECONDS)
+            with self._lock:
+                if self._jobs.empty():  # else one came just now
+                    self._worker = None
+                    return None
+
+    def _work(self) -> None:
+        while (job := self._next()) is not None:
             try:
                 pair = pair_of(self.evaluation(job.ours), self.evaluation(job.theirs))
                 self._pairs.get(job.name, lambda found=pair: (found, 700 * len(found.made) + 500))

@@ -34,6 +34,7 @@ MOST_WAITING = 5000
 MOST_TOGETHER = 200
 _GATHER_SECONDS = 0.1
 _RETRY_SECONDS = (1.0, 30.0)
+_IDLE_SECONDS = 2.0
 _MOST_TEXT = 300
 
 Outcome = Literal["done", "refused", "failed"]
@@ -128,8 +129,9 @@ class Audit:
         pause, batch = _RETRY_SECONDS[0], None
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self._closing)
+                self._changed.wait_for(lambda: self._waiting or self._closing, _IDLE_SECONDS)
                 if not self._waiting:
+                    self._thread = None  # the next event starts another one
                     return
             if batch is None:  # the same bytes again after a failure: they may be there already
                 time.sleep(_GATHER_SECONDS)

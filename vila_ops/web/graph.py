@@ -232,8 +232,8 @@ def _box(box: Box, edges: Edges, *, chosen: bool) -> Markup:
         label,
         *(box.x, box.y, WIDTH, HEIGHT),
         *(box.x + 10, box.y + 19, _cut(task.name, 21)),
-        *(box.x + 10, box.y + 35, _cut(said, 25)),
-        *(box.x + 10, box.y + 50, _cut(note, 27)),
+        *(box.x + 10, box.y + 35, _cut(said, 24)),
+        *(box.x + 10, box.y + 50, _cut(note, 23)),
     )
 
 
