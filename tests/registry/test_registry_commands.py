@@ -112,7 +112,7 @@ def test_a_version_is_shown_with_signature_lineage_and_history(store: Store) -> 
 
 def test_verify_says_what_is_wrong_and_fails(store: Store, tmp_path: Path) -> None:
     text = vila("verify").stdout
-    assert "2 models, 4 versions, 2 entries of the history, 2 files (0.0 MB) read" in text
+    assert "read: models 2, versions 4, entries of the history 2, files 2 (0.0 MB)" in text
     assert "you trust no key" in text
     assert text.endswith("all is as it was\n")
     path = tmp_path / "store" / "registry" / "mini" / "history" / "1.json"
