@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests import api_server as kubernetes_server
 from tests import ceph_server, s3_server
 from vila_core.store import Store
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 os.environ.update(
     OMP_NUM_THREADS="1",
@@ -63,3 +68,21 @@ def real_store(real_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
 def api_server() -> Iterator[kubernetes_server.ApiServer]:
     with kubernetes_server.running() as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Debian's Chromium. Playwright allows one at a time, and keeps an event loop while it runs."""
+    from playwright.sync_api import sync_playwright
+
+    path = shutil.which("chromium")
+    if path is None:
+        if os.environ.get("VILA_TEST_BROWSER") == "required":
+            pytest.fail("chromium is not installed")
+        pytest.skip("chromium is not installed (Debian: apt-get install chromium)")
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(
+            executable_path=path, args=["--no-sandbox"] if os.geteuid() == 0 else []
+        )
+        yield launched
+        launched.close()

@@ -95,7 +95,8 @@ def test_the_same_again_comes_from_the_cache_with_its_cost(finished: Finished):
     again = begin(store, load_plan(*files, 2), runner="inline", name="again", argv=[])
     assert drive(store, again) == "succeeded"
     assert {task.status for task in load_view(store, again).tasks} == {"cached"}
-    write_reports(store, again, None)
+    for one in (run_id, again):
+        write_reports(store, one, None)
     first, second = (
         store.read(f"runs/{one}/report/small-finding.md").decode() for one in (run_id, again)
     )

@@ -3,34 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from dashboards import Dashboard
 from made_runs import begin_task, write_end, write_run
-from playwright.sync_api import Browser, expect, sync_playwright
+from playwright.sync_api import Browser, expect
 
 from components.runtime import record
 from components.runtime.record import AttemptWriter
 from vila_core.store import Store
 
-CHROMIUM = Path("/usr/bin/chromium")
 RUN = "toy-1129-101010-aaaa"
 LATER = 15_000  # ms: a listing, and then a question of the page
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not CHROMIUM.exists(), reason="needs Debian's chromium"),
-]
-
-
-@pytest.fixture
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield started
-        started.close()
+pytestmark = pytest.mark.slow
 
 
 def add_rows(writer: AttemptWriter, first: int, last: int) -> None:
