@@ -21,6 +21,7 @@ difference are no proof of anything (a Wald interval of them has no width).
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -116,22 +117,23 @@ def margin_test(
     )
 
 
-class _Way:
+class _Way(ABC):
     """A test that gives a p-value for every null."""
 
     mean: float
     worst: float
 
+    @abstractmethod
     def p_value(self, null: float) -> float:
-        raise NotImplementedError
+        """Return the probability of what was seen or more, were the mean difference the null."""
 
+    @abstractmethod
     def error(self, null: float) -> float:
         """Return the standard error of the mean difference at the null."""
-        raise NotImplementedError
 
+    @abstractmethod
     def mirrored(self) -> _Way:
         """Return the test with the models exchanged."""
-        raise NotImplementedError
 
 
 class _Binary(_Way):
