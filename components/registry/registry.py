@@ -146,20 +146,8 @@ class Registry:
                     f"{model}@{to} was rejected by {decision.who}: {decision.why}\n"
                     f"  fix: vila registry approve {model}@{to} --why …, or another version."
                 )
-            entry = HistoryEntry(
-                seq=len(history) + 1,
-                kind=kind,
-                version=to,
-                alias=alias,
-                before=before,
-                who=who or user_name(),
-                when=_now(),
-                why=why,
-                evidence=dict(evidence or {}),
-                forced=forced,
-                previous=history[-1].digest() if history else "",
-                version_digest=version.digest(),
-            )
+            entry = _next(history, kind, version, alias, who, why, evidence)
+            entry = replace(entry, before=before, forced=forced)
             if done := self._append(model, entry):
                 for latest in {**standing, alias: done}.values():
                     self._follow(model, latest)
@@ -188,20 +176,7 @@ class Registry:
         _check_reason(why, f"{model}@{version}", f"to {kind} a version")
         about = self.version(model, version)
         for attempt in itertools.count():
-            history = self.history(model)
-            entry = HistoryEntry(
-                seq=len(history) + 1,
-                kind=kind,
-                version=version,
-                alias=alias,
-                before=None,
-                who=who or user_name(),
-                when=_now(),
-                why=why,
-                evidence=dict(evidence or {}),
-                previous=history[-1].digest() if history else "",
-                version_digest=about.digest(),
-            )
+            entry = _next(self.history(model), kind, about, alias, who, why, evidence)
             if done := self._append(model, entry):
                 return done
             _let_others(attempt)
@@ -242,6 +217,31 @@ class Registry:
 def _let_others(attempt: int) -> None:
     """Wait a random while, the longer the more often somebody else came first."""
     time.sleep(random.uniform(0, min(1.0, 0.02 * 2 ** min(attempt, 10))))
+
+
+def _next(
+    history: list[HistoryEntry],
+    kind: str,
+    version: Version,
+    alias: str | None,
+    who: str | None,
+    why: str,
+    evidence: Mapping[str, Any] | None,
+) -> HistoryEntry:
+    """Return the entry that follows a history, not signed yet."""
+    return HistoryEntry(
+        seq=len(history) + 1,
+        kind=kind,
+        version=version.number,
+        alias=alias,
+        before=None,
+        who=who or user_name(),
+        when=_now(),
+        why=why,
+        evidence=dict(evidence or {}),
+        previous=history[-1].digest() if history else "",
+        version_digest=version.digest(),
+    )
 
 
 def _standing(history: list[HistoryEntry]) -> dict[str, HistoryEntry]:
