@@ -159,7 +159,8 @@ class ShardCache:
             os.fsync(target.fileno())
         # Opened before it has its name: from then on another process may make room.
         descriptor = os.open(part, os.O_RDONLY | os.O_CLOEXEC)
-        part.replace(place)
+        with self._locked("room"):  # who counts meanwhile may see it under neither name
+            part.replace(place)
         return descriptor
 
     @staticmethod
