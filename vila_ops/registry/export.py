@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,8 @@ from components.registry.certificates import FORMATS, keep_certificate
 from components.registry.records import unsigned
 from components.registry.signatures import Signatures
 from components.registry.verify import verified_version
-from vila_core.errors import UserError, VilaError, require
+from vila_core.aside import aside
+from vila_core.errors import UserError, require
 from vila_core.jsonio import dumps
 from vila_core.store import Store, fetch
 from vila_ops.registry.card import card
@@ -57,7 +56,7 @@ def export(
     if kind not in FORMATS:
         raise UserError(f"format '{kind}' is not one of {', '.join(FORMATS)}")
     version = verified_version(store, name, allow_unsigned)
-    with _aside(out) as folder:
+    with aside(out) as folder:
         proof = _convert(store, version, folder, kind, max_shard_size)
         _describe(store, version, folder, kind)
     kept = keep_certificate(store, version, kind, proof)
@@ -72,7 +71,7 @@ def write_folder(store: Store, version: Version, out: Path, layout: str) -> None
     Raises what `export` raises.
     """
     verified_version(store, version.name, allow_unsigned=True)
-    with _aside(out) as folder:
+    with aside(out) as folder:
         if layout == OURS:
             shutil.copytree(fetch(store, version.artifact), folder, copy_function=shutil.copyfile)
             (folder / "manifest.json").unlink()  # of the artifact: the record names its digest
@@ -108,22 +107,3 @@ def _describe(store: Store, version: Version, folder: Path, layout: str) -> None
     (folder / "README.md").write_text(card(store, version, layout), encoding="utf-8")
     lines = [f"{pattern} filter=lfs diff=lfs merge=lfs -text\n" for pattern in _LARGE]
     (folder / ".gitattributes").write_text("".join(lines), encoding="utf-8")
-
-
-@contextmanager
-def _aside(out: Path) -> Iterator[Path]:
-    """Give a folder to make beside `out`, which becomes `out` at the end, or goes."""
-    if out.exists() or out.is_symlink():
-        raise UserError(f"{out}: exists already; fix: choose a new folder, or remove it first")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    except OSError as error:
-        raise UserError(f"{out}: can't be written: {error.strerror or error}") from None
-    try:
-        yield scratch / "made"
-        (scratch / "made").rename(out)
-    except OSError as error:
-        raise VilaError(f"{out}: can't be written: {error}") from None
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
-from vila_core.errors import UserError, VilaError
+from vila_core.aside import aside
+from vila_core.errors import UserError
 from vila_core.model.layouts import LAYOUTS, LayoutName, certificate, flat, hf, vila15
 from vila_core.model.layouts.contents import Contents, read_ours, write_ours
 from vila_core.model.layouts.files import DEFAULT_SHARD, parse_size
@@ -66,7 +63,8 @@ def import_model(
         raise UserError(f"{source}: there is no such folder")
     chosen = detect(source) if layout == "auto" else _known(layout)
     size = parse_size(max_shard_size)
-    with _aside(out) as partial:
+    with aside(out) as partial:
+        partial.mkdir()
         contents = READERS[chosen](
             source, vision_tower=vision_tower, convert_pickles=convert_pickles
         )
@@ -84,39 +82,10 @@ def export_model(
     logits differ; then nothing is left.
     """
     chosen, size = _known(layout), parse_size(max_shard_size)
-    with _aside(out) as partial:
+    with aside(out) as partial:
+        partial.mkdir()
         WRITERS[chosen](read_ours(model), partial, size)
         return certificate.certify(model, partial, chosen)
-
-
-@contextmanager
-def _aside(out: Path) -> Iterator[Path]:
-    """Give a folder beside `out`, which becomes `out` at the end, or goes."""
-    if out.exists() or out.is_symlink():
-        raise UserError(f"{out}: exists already; fix: choose a new folder, or remove it first")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    except OSError as error:
-        raise UserError(f"{out}: can't be written: {error.strerror or error}") from None
-    try:
-        yield partial
-        partial.chmod(0o777 & ~_umask())
-        for path in partial.rglob("*"):
-            if path.is_file():
-                with path.open("rb") as file:
-                    os.fsync(file.fileno())
-        partial.rename(out)
-    except OSError as error:
-        raise VilaError(f"{out}: can't be written: {error}") from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _umask() -> int:
-    value = os.umask(0)
-    os.umask(value)
-    return value
 
 
 def _known(layout: str) -> LayoutName:
