@@ -22,7 +22,7 @@ def test_the_program_of_the_page_asks_an_export(tmp_path: Path) -> None:
     store = open_store(tmp_path / "store")
     artifact = publish(store, make(tmp_path / "made"))
     Registry(store).register(Version("toy", 0, artifact, "r1", "k", {}, {}, {}))
-    export(store, "toy@1", tmp_path / "hf", "hf")
+    export(store, "toy@1", tmp_path / "hf", "transformers")
     picture = tmp_path / "picture.png"
     Image.new("RGB", (50, 40), (200, 30, 10)).save(picture)
     found = re.findall(r"```python\n# ask_hf.py\n(.*?)```", PAGE.read_text(), re.S)

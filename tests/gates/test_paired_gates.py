@@ -218,7 +218,7 @@ def test_the_version_that_stands_there_is_not_held_against_itself(
         ({"supperior": {}}, "unknown key; did you mean 'superior'"),
         ({"licences": {}}, "name licences under allow or deny"),
         ({"approvals": {"count": 0}}, "approvals.count: 0 is not valid"),
-        ({"export": {"formats": ["gguf"]}}, "export.formats.0"),
+        ({"export": {"layouts": ["gguf"]}}, "export.layouts.0"),
     ],
 )
 def test_mistakes_in_a_file(

@@ -111,22 +111,22 @@ def test_an_export_was_proven_equivalent(store: Store) -> None:
     made = version(store, "")
     found = ask(store, gate, version=made)
     assert not found.passed
-    assert "vila registry export mini@1 --format hf" in found.details["fix"]
-    keep_certificate(store, made, "llava", PROOF)
+    assert "vila registry export mini@1 --layout transformers" in found.details["fix"]
+    keep_certificate(store, made, PROOF | {"layout": "llava"})
     found = ask(store, gate, version=made)
     assert found.passed
     assert found.details["certificates"]["llava"]["tolerance"] == 1e-5
-    hf = ask(store, {"export": {"formats": ["hf"]}}, version=made)
-    assert not hf.passed
-    assert "no certificate of hf" in hf.text
+    other = ask(store, {"export": {"layouts": ["transformers"]}}, version=made)
+    assert not other.passed
+    assert "no certificate of transformers" in other.text
 
 
 def test_a_certificate_beyond_its_tolerance_fails(store: Store) -> None:
     made = version(store, "")
-    keep_certificate(store, made, "hf", PROOF)
-    bad = {"prompts": [{"max_abs_difference": 1e-3, "tolerance": 1e-5}]}
-    keep_certificate(store, made, "llava", bad)
-    found = ask(store, {"export": {"formats": ["hf"]}}, version=made)
+    keep_certificate(store, made, PROOF | {"layout": "transformers"})
+    bad = {"layout": "llava", "prompts": [{"max_abs_difference": 1e-3, "tolerance": 1e-5}]}
+    keep_certificate(store, made, bad)
+    found = ask(store, {"export": {"layouts": ["transformers"]}}, version=made)
     assert not found.passed
     assert "the certificate of llava does not hold" in found.text
 

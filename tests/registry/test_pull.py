@@ -221,8 +221,18 @@ def test_pulling_from_a_bucket(s3_store: Store, tmp_path: Path) -> None:
 
 def test_unknown_layouts(store: Store, tmp_path: Path) -> None:
     register(store, bare(tmp_path / "model"))
-    with pytest.raises(UserError, match="layout 'onnx' is not one of vila, llava"):
+    with pytest.raises(UserError, match="layout 'onnx' is not one of ours, llava"):
         pull(store, "mini@1", tmp_path / "out", layout="onnx")
+
+
+def test_a_folder_of_an_earlier_time_is_left_alone(store: Store, tmp_path: Path) -> None:
+    """Our own layout was once called vila there."""
+    register(store, bare(tmp_path / "model"))
+    out = pull(store, "mini@1", tmp_path / "out").path
+    prompt = out / "vila-prompt.json"
+    prompt.write_text(prompt.read_text().replace('"ours"', '"vila"'))
+    with pytest.raises(UserError, match=r"not mini@1 \(ours\).\n  fix: remove it"):
+        pull(store, "mini@1", out)
 
 
 @pytest.mark.slow
@@ -250,5 +260,5 @@ def test_ask_transformers_and_vllms_loader_read_it(store: Store, tmp_path: Path)
     )
     assert content(theirs).keys() >= TOLD
     assert pull(store, "mini@candidate", theirs, layout="transformers").fresh is False
-    with pytest.raises(UserError, match=r"not mini@1 \(vila\)"):
+    with pytest.raises(UserError, match=r"not mini@1 \(ours\)"):
         pull(store, "mini@candidate", theirs)

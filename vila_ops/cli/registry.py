@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vila_core.errors import EXIT_FAILED
+from vila_core.model.layouts import OURS
 from vila_ops.cli import registry_keys
 from vila_ops.cli.options import JsonOption, StoreOption, UnsignedOption, store_uri
 
@@ -154,8 +155,8 @@ def pull(
         Path | None, typer.Option(metavar="DIR", help="The folder; default: MODEL-VERSION here.")
     ] = None,
     layout: Annotated[
-        str, typer.Option(help="vila, or as 'vila export': transformers (vLLM reads it), llava, ….")
-    ] = "vila",
+        str, typer.Option(help="ours, or as of an export: transformers (vLLM reads it), llava, ….")
+    ] = OURS,
     allow_unsigned: UnsignedOption = False,
     json: JsonOption = False,
     store: StoreOption = None,
@@ -174,13 +175,13 @@ def pull(
     place = out
     if place is None:
         version = _registry(opened).resolve(name)
-        suffix = "" if layout == "vila" else f"-{layout}"
+        suffix = "" if layout == OURS else f"-{layout}"
         place = Path(f"{version.model}-{version.number}{suffix}")
     made = pull_version(opened, name, place, allow_unsigned=allow_unsigned, layout=layout, say=say)
     if json:
         _print_json({"name": made.version.name, "path": str(made.path), "fresh": made.fresh})
     elif made.fresh:
-        next_ = f"\n  next: vila ask {made.path} …" if layout == "vila" else ""
+        next_ = f"\n  next: vila ask {made.path} …" if layout == OURS else ""
         typer.echo(f"{made.version.name} is in {made.path}{next_}")
     else:
         typer.echo(f"{made.version.name} is in {made.path} already")

@@ -54,10 +54,7 @@ def export(
     to: Annotated[
         Path, typer.Option("--to", metavar="DIR", help="The new folder; it must not exist yet.")
     ],
-    kind: Annotated[
-        str,
-        typer.Option("--format", metavar="FORMAT", help="hf, llava or vila: whose code reads it."),
-    ],
+    layout: Annotated[str, typer.Option(help="llava, vila15, transformers or transformers-4.52.")],
     max_shard_size: Annotated[
         str, typer.Option(metavar="SIZE", help="Largest weight file, for example 5GB or 500MB.")
     ] = "5GB",
@@ -78,7 +75,7 @@ def export(
 
     opened = open_store(store_uri(store))
     done = exports.export(
-        opened, name, to, kind, max_shard_size=max_shard_size, allow_unsigned=allow_unsigned
+        opened, name, to, layout, max_shard_size=max_shard_size, allow_unsigned=allow_unsigned
     )
     proof = done.certificate
     if json:
@@ -87,7 +84,7 @@ def export(
         typer.echo(dumps({"to": str(to), "version": done.version.name, "certificate": proof}))
         return
     typer.echo(
-        f"exported {done.version.name} ({kind}) to {to}\n"
+        f"exported {done.version.name} ({layout}) to {to}\n"
         f"  certified: logits differ by at most {proof['max_abs_difference']:.2g} from "
         f"{proof['compared_with']}\n  on {len(proof['prompts'])} prompts; the certificate is in "
         f"{to / 'certificate.json'} and in the registry"

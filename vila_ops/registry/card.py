@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from components.registry import Version
 from vila_core.errors import StoreError
+from vila_core.model.layouts import OURS
 from vila_core.store import Store
 from vila_ops.registry.architecture import Architecture, architecture
 from vila_ops.registry.card_results import evaluation, gates, limits
@@ -22,15 +23,21 @@ from vila_ops.registry.trained import Training, training
 
 T = TypeVar("T")
 
-LIBRARIES = {"ours": "vila-platform", "hf": "transformers", "llava": "llava", "vila": "vila"}
-"""What loads a folder, by its format."""
+LIBRARIES = {
+    OURS: "vila-platform",
+    "llava": "llava",
+    "vila15": "vila",
+    "transformers": "transformers",
+    "transformers-4.52": "transformers",
+}
+"""What loads a folder, by its layout."""
 
 
-def card(store: Store, version: Version, layout: str = "ours") -> str:
+def card(store: Store, version: Version, layout: str = OURS) -> str:
     """Return the model card of a version: YAML front matter and Markdown.
 
-    `layout` is the format of the folder that it goes into: ours, hf, llava or vila. Records that
-    are gone leave a sentence that says so.
+    `layout` is that of the folder that it goes into. Records that are gone leave a sentence that
+    says so.
     """
     made = _or(lambda: architecture(store, version), Architecture({}, {}, {}, None, ()))
     trained = _or(lambda: training(store, version), Training({}, (), (), ()))

@@ -5,21 +5,22 @@ from __future__ import annotations
 import re
 
 from components.registry import Version
+from vila_core.model.layouts import OURS
 from vila_ops.registry.escape import one_line
 
 _PROJECTORS = {
-    "hf": re.compile("mlp2x_gelu"),
+    "transformers": re.compile("mlp2x_gelu"),
     "llava": re.compile(r"linear|mlp\d+x_gelu"),
-    "vila": re.compile(".*"),
+    "vila15": re.compile(".*"),
 }
-"""The projectors that each format has a place for."""
+"""The projectors that each layout has a place for; the other one of transformers is for few."""
 
 
 def use(version: Version, layout: str, projector: str) -> list[str]:
     """Tell how to ask a version, by the layout of the folder that the card lies in."""
     name = one_line(version.name)  # names of models are checked: no markup in them
     lines = ["## How to use it", ""]
-    if layout == "ours":
+    if layout == OURS:
         lines += _console(
             f"vila registry pull {name} --out {version.model}",
             f'vila ask {version.model} photo.jpg "What is this?"',
@@ -31,26 +32,26 @@ def use(version: Version, layout: str, projector: str) -> list[str]:
             "",
             *_console(
                 *(
-                    f"vila registry export {name} --to {version.model}-{kind} --format {kind}"
-                    for kind, takes in _PROJECTORS.items()
+                    f"vila registry export {name} --to {version.model}-{other} --layout {other}"
+                    for other, takes in _PROJECTORS.items()
                     if takes.fullmatch(projector)
                 )
             ),
         ]
-    if layout == "hf":
+    if layout.startswith("transformers"):
         return [
             *lines,
             "```python",
             "from transformers import AutoTokenizer, LlavaForConditionalGeneration",
             "",
-            f'model = LlavaForConditionalGeneration.from_pretrained("{version.model}-hf")',
-            f'tokenizer = AutoTokenizer.from_pretrained("{version.model}-hf")',
+            f'model = LlavaForConditionalGeneration.from_pretrained("{version.model}-{layout}")',
+            f'tokenizer = AutoTokenizer.from_pretrained("{version.model}-{layout}")',
             "```",
             "",
             "`certificate.json` says how closely its logits agree with the original's.",
             "",
         ]
-    whose = {"llava": "LLaVA-1.5", "vila": "VILA-1.5"}[layout]
+    whose = {"llava": "LLaVA-1.5", "vila15": "VILA-1.5"}[layout]
     return [
         *lines,
         f"The folder has the layout of {whose}; `certificate.json` says how closely its logits "

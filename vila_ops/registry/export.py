@@ -10,20 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from components.registry import Version
-from components.registry.certificates import FORMATS, keep_certificate
+from components.registry.certificates import keep_certificate
 from components.registry.records import unsigned
 from components.registry.signatures import Signatures
 from components.registry.verify import verified_version
 from vila_core.aside import aside
-from vila_core.errors import UserError, require
+from vila_core.errors import require
 from vila_core.jsonio import dumps
+from vila_core.model.layouts import OURS, FolderLayout, check_layout
 from vila_core.store import Store, fetch
 from vila_ops.registry.card import card
-
-LAYOUTS = {"hf": "transformers", "llava": "llava", "vila": "vila15"}
-"""The name that `vila export` has for each format."""
-OURS = "ours"
-"""The artifact's own files, as `vila ask` and trainings read them."""
 
 _LARGE = ("*.safetensors", "*.model", "*.bin", "*.npz", "*.png")
 
@@ -42,29 +38,28 @@ def export(
     store: Store,
     name: str,
     out: Path,
-    kind: str,
+    layout: str,
     *,
     max_shard_size: str = "5GB",
     allow_unsigned: bool = False,
 ) -> Exported:
     """Export a version to the new folder `out` and keep the certificate with the version.
 
-    `kind` is one of FORMATS. Raises UserError for another one, for a version that can't be believed
-    (`verified_version`), for a model that has no place in the layout and when `out` exists;
+    `layout` is one of LAYOUTS. Raises UserError for another one, for a version that can't be
+    believed (`verified_version`), for a model that has no place in it and when `out` exists;
     VilaError when the other library's logits differ from ours.
     """
-    if kind not in FORMATS:
-        raise UserError(f"format '{kind}' is not one of {', '.join(FORMATS)}")
+    check_layout(layout)
     version = verified_version(store, name, allow_unsigned)
     with aside(out) as folder:
-        proof = _convert(store, version, folder, kind, max_shard_size)
-        _describe(store, version, folder, kind)
-    kept = keep_certificate(store, version, kind, proof)
+        proof = convert(fetch(store, version.artifact), folder, layout, max_shard_size)
+        _describe(store, version, folder, layout)
+    kept = keep_certificate(store, version, proof)
     return Exported(out, version, proof, kept)
 
 
-def write_folder(store: Store, version: Version, out: Path, layout: str) -> None:
-    """Write a version to the new folder `out`, in OURS or in a format; for mirrors.
+def write_folder(store: Store, version: Version, out: Path, layout: FolderLayout) -> None:
+    """Write a version to the new folder `out`, in any layout; for mirrors.
 
     That it is signed was for those to ask who moved the alias; a bad signature stops it here too.
 
@@ -76,14 +71,16 @@ def write_folder(store: Store, version: Version, out: Path, layout: str) -> None
             shutil.copytree(fetch(store, version.artifact), folder, copy_function=shutil.copyfile)
             (folder / "manifest.json").unlink()  # of the artifact: the record names its digest
         else:
-            proof = _convert(store, version, folder, layout, "5GB")
-            keep_certificate(store, version, layout, proof)
+            proof = convert(fetch(store, version.artifact), folder, layout)
+            keep_certificate(store, version, proof)
         _describe(store, version, folder, layout)
 
 
-def _convert(
-    store: Store, version: Version, folder: Path, kind: str, max_shard_size: str
-) -> dict[str, Any]:
+def convert(ours: Path, folder: Path, layout: str, max_shard_size: str = "5GB") -> dict[str, Any]:
+    """Write the model folder `ours` to the new folder `folder` in another layout; return its proof.
+
+    Raises what `exchange.export_model` raises, NotInstalled where torch is missing.
+    """
     require("torch", extra="train", why="export a model")
     require("transformers", extra="train", why="export a model")
     from transformers.utils.logging import disable_progress_bar
@@ -91,8 +88,7 @@ def _convert(
     from vila_core.model.layouts import exchange
 
     disable_progress_bar()
-    ours = fetch(store, version.artifact)
-    return exchange.export_model(ours, folder, layout=LAYOUTS[kind], max_shard_size=max_shard_size)
+    return exchange.export_model(ours, folder, layout=layout, max_shard_size=max_shard_size)
 
 
 def _describe(store: Store, version: Version, folder: Path, layout: str) -> None:

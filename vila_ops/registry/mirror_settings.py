@@ -18,6 +18,7 @@ from components.registry import HistoryEntry
 from components.runtime.secrets import mask_text
 from vila_core.config import Frozen, read_yaml, validate
 from vila_core.errors import UserError
+from vila_core.model.layouts import FolderLayout
 
 VARIABLE = "VILA_REGISTRY_CONFIG"
 _TARGET = re.compile(r"[a-z0-9][a-z0-9-]{0,40}")
@@ -130,7 +131,7 @@ class HuggingFace(_Mirror):
     token: Secret = Secret(env="HF_TOKEN")
     private: bool = Field(default=True, description="of a repository that is made")
     timeout_s: float = Field(default=3600.0, gt=0)
-    layout: Literal["ours", "hf", "llava", "vila"] = "ours"
+    layout: FolderLayout = "ours"
     endpoint: str | None = Field(default=None, description="of a Hub of one's own")
 
     @field_validator("repo")

@@ -18,13 +18,11 @@ from components.registry.signatures import Signatures
 from components.registry.verify import verified_version
 from vila_core.errors import Damaged, NotFound, Unreachable, UserError, VilaError
 from vila_core.jsonio import dumps
+from vila_core.model.layouts import LAYOUTS, OURS, check_layout
 from vila_core.store import Store
+from vila_ops.registry.export import convert
 
-OURS = "vila"
-"""The layout that `vila ask` and trainings read: the artifact's own files."""
 RECORD, BUNDLE, PROMPT = "vila-version.json", "vila-version.sigstore.json", "vila-prompt.json"
-_CARDS = {"transformers": "hf", "transformers-4.52": "hf", "llava": "llava", "vila15": "vila"}
-"""What a card calls each layout, to say how a folder of it is used."""
 
 
 @dataclass(frozen=True)
@@ -48,13 +46,13 @@ def pull(
     """Write the version meant by `model@number` or `model@alias` to the folder `out`, verified.
 
     It is made beside `out` and renamed: there is never half a version in `out`. Files that were
-    complete when an earlier pull broke off are not fetched again. `layout` is OURS or one that
-    `vila export` knows. Raises UserError where `out` holds something else, and for a version that
+    complete when an earlier pull broke off are not fetched again. `layout` is OURS or one of
+    LAYOUTS. Raises UserError where `out` holds something else, and for a version that
     is not signed by somebody trusted (`verified_version`), Damaged for what was changed.
     """
     version = verified_version(store, name, allow_unsigned)
     manifest = _manifest(store, version)
-    _check_layout(layout)
+    check_layout(layout, (OURS, *LAYOUTS))
     if _there(out, store, version, layout, manifest):
         return Pulled(out, version, fresh=False)
     aside = out.with_name(f".{out.name}.pull-{version.artifact.sha256[:16]}")
@@ -64,7 +62,8 @@ def pull(
         if layout != OURS:
             made = aside.with_name(f"{aside.name}-{layout}")
             say(f"converting to {layout}, and comparing its answers")
-            _convert(aside, made, layout)
+            shutil.rmtree(made, ignore_errors=True)
+            convert(aside, made, layout)
         _describe(store, version, made, layout)
         _put(made, out)
         shutil.rmtree(aside, ignore_errors=True)
@@ -89,13 +88,6 @@ def _manifest(store: Store, version: Version) -> dict[str, str]:
 
 def _look(version: Version) -> str:
     return f"\n  fix: vila registry verify {version.model}"
-
-
-def _check_layout(layout: str) -> None:
-    from vila_core.model.layouts import LAYOUTS
-
-    if layout not in (OURS, *LAYOUTS):
-        raise UserError(f"layout '{layout}' is not one of {', '.join((OURS, *LAYOUTS))}")
 
 
 def _there(
@@ -201,20 +193,6 @@ def _fetch(
             raise Damaged(f"{version.name}: {error}{_look(version)}") from None
 
 
-def _convert(ours: Path, made: Path, layout: str) -> None:
-    from vila_core.errors import require
-
-    require("torch", extra="train", why="convert a model")
-    require("transformers", extra="train", why="convert a model")
-    from transformers.utils.logging import disable_progress_bar
-
-    from vila_core.model.layouts import exchange
-
-    disable_progress_bar()
-    shutil.rmtree(made, ignore_errors=True)
-    exchange.export_model(ours, made, layout=layout)
-
-
 def _describe(store: Store, version: Version, folder: Path, layout: str) -> None:
     """Write what tells of the version: card, record, signature, template."""
     from vila_ops.ask import template_of
@@ -232,7 +210,7 @@ def _describe(store: Store, version: Version, folder: Path, layout: str) -> None
         manifest = store.read(f"artifacts/{version.artifact.sha256}/manifest.json")
         _write(folder / "manifest.json", manifest)
     if not (folder / "README.md").exists():
-        text = card(store, version, _CARDS.get(layout, "ours"))
+        text = card(store, version, layout)
         _write(folder / "README.md", text.encode())
 
 
@@ -263,4 +241,4 @@ def _put(made: Path, out: Path) -> None:
         made.rename(out)
 
 
-__all__ = ["OURS", "Pulled", "pull"]
+__all__ = ["Pulled", "pull"]

@@ -11,9 +11,10 @@ from components.registry import HistoryEntry, Registry, Version
 from components.runtime.secrets import mask
 from vila_core.errors import require
 from vila_core.jsonio import digest
+from vila_core.model.layouts import OURS
 from vila_core.store import Store
 from vila_ops.registry.delivering import Undelivered
-from vila_ops.registry.export import OURS, write_folder
+from vila_ops.registry.export import write_folder
 from vila_ops.registry.measured import measured
 from vila_ops.registry.mirror_settings import Wandb
 

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from vila_core.config import Frozen
+from vila_core.model.layouts import LayoutName
 
 CONTAMINATION = "contamination/"
 """Metric keys that begin so are made when a gate asks for them: see `contamination.py`."""
@@ -58,7 +59,7 @@ class Resume(Frozen):
 class Export(Frozen):
     """An export of the version was proven to give the same logits: `vila registry export`."""
 
-    formats: tuple[Literal["hf", "llava", "vila"], ...] = ()
+    layouts: tuple[LayoutName, ...] = ()
     """Each of these. None: any one is enough."""
 
 

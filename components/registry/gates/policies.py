@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from components.registry import Registry, Version
-from components.registry.certificates import FORMATS, certificates, certifies
+from components.registry.certificates import certificates, certifies
 from components.registry.contamination import corpora_of
 from components.registry.gates.approvals import approvers
 from components.registry.gates.candidate import Candidate
@@ -26,6 +26,7 @@ from components.registry.signatures import Signatures
 from components.registry.signing import VALID, Trust, examine, of_version, trust_of_user
 from components.runtime.record import Attempt
 from vila_core.errors import Damaged, NotFound, StoreError, UserError
+from vila_core.model.layouts import LAYOUTS
 
 TRAININGS = ("align", "pretrain", "sft")
 
@@ -95,14 +96,14 @@ def _resumed(candidate: Candidate, attempt: Attempt) -> tuple[dict[str, Any] | N
 
 def export_verdict(asked: Export, candidate: Candidate) -> Verdict:
     """Look for a certificate that an export gives the version's logits."""
-    wanted = "each of " + ", ".join(asked.formats) if asked.formats else "any format"
+    wanted = "each of " + ", ".join(asked.layouts) if asked.layouts else "any layout"
     version = candidate.version
     found: dict[str, Any] = {}
     problem = "it is no version yet, and versions are what is exported"
     fix = "register it first: its run's own task does, or --force"
     if version is not None:
-        format_ = asked.formats[0] if asked.formats else "hf"
-        fix = f"vila registry export {version.name} --format {format_} --to FOLDER"
+        layout = asked.layouts[0] if asked.layouts else "transformers"
+        fix = f"vila registry export {version.name} --layout {layout} --to FOLDER"
         try:
             kept = certificates(candidate.store, version.model, version.number)
             found = {name: _certified(value, version) for name, value in kept.items()}
@@ -132,13 +133,13 @@ def _certified(value: Any, version: Version) -> dict[str, Any]:
 
 
 def _lacking(asked: Export, found: dict[str, Any]) -> str:
-    good = [name for name in FORMATS if found.get(name, {}).get("passed")]
+    good = [name for name in LAYOUTS if found.get(name, {}).get("passed")]
     bad = [name for name in found if name not in good]
     if bad:
         return f"the certificate of {', '.join(sorted(bad))} does not hold for this version"
-    lacking = [name for name in asked.formats if name not in good]
+    lacking = [name for name in asked.layouts if name not in good]
     if lacking or not good:
-        return f"no certificate of {', '.join(lacking) or 'any format'}"
+        return f"no certificate of {', '.join(lacking) or 'any layout'}"
     return ""
 
 

@@ -8,7 +8,15 @@ from typing import Any, cast
 
 from vila_core.aside import aside
 from vila_core.errors import UserError
-from vila_core.model.layouts import LAYOUTS, LayoutName, certificate, flat, hf, vila15
+from vila_core.model.layouts import (
+    LAYOUTS,
+    LayoutName,
+    certificate,
+    check_layout,
+    flat,
+    hf,
+    vila15,
+)
 from vila_core.model.layouts.contents import Contents, read_ours, write_ours
 from vila_core.model.layouts.files import DEFAULT_SHARD, parse_size
 
@@ -89,6 +97,5 @@ def export_model(
 
 
 def _known(layout: str) -> LayoutName:
-    if layout not in LAYOUTS:
-        raise UserError(f"layout '{layout}' is not one of {', '.join(LAYOUTS)}")
+    check_layout(layout)
     return cast("LayoutName", layout)
