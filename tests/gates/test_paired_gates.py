@@ -54,7 +54,8 @@ def test_an_equal_model_with_many_questions_is_not_worse(store: Store, tmp_path:
     assert found["p"] == found["p_holm"] < 0.05
     assert 0 < found["detectable"] < 0.02
     assert found["baseline_version"] == 1
-    assert len(found["records"]["model"][0]) == len(found["records"]["present"][0]) == 64
+    assert {len(one["results"]) for one in found["records"].values()} == {64}
+    assert [one["own"] for one in found["records"].values()] == [True, True]
     assert "a loss of 2 points is ruled out" in verdict.text
     json.loads(dumps(verdict.as_json()))
 

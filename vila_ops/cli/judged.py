@@ -42,7 +42,7 @@ def print_judgement(found: Judgement) -> None:
         out.print()
         out.print(Text(asked, style="bold"))
         out.print(_paired_table(part))
-    for line in _legend(tested):
+    for line in dict.fromkeys(_legend(tested)):
         out.print(Text(line, style="dim"), soft_wrap=True)
     out.print()
 
@@ -142,6 +142,11 @@ def _legend(tested: Sequence[Verdict]) -> Iterator[str]:
         yield f"not asked of this model: {', '.join(details['lacking'])}"
     for verdict in tested:
         found = verdict.details
+        for whose, said in (("model", "this model"), ("present", "the present version")):
+            source = found["records"][whose]
+            if not source["own"]:
+                place = f"{source['run_id']}:{source['task']}"
+                yield f"{found['gate']}: {said} answered in {place}, not in its own evaluation"
         if found["only_present"] or found["left_out"]:
             both = found["only_present"] + found["left_out"]
             yield f"{found['gate']}: {both:,} questions were asked of one of both only"

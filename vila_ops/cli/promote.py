@@ -61,7 +61,7 @@ def promote(
     if force and not why.strip():
         raise UserError("--force needs a reason, which is kept for ever; fix: --why TEXT.")
     opened, who = open_store(store_uri(store)), user_name()
-    found = way.judge_promotion(opened, what, to, model=model, gates=gates, who=who)
+    found = way.judge_promotion(opened, what, to, model=model, gates=gates, who=who, say=_note)
     if not json:
         judged.print_judgement(found)
     entry = None
@@ -162,6 +162,10 @@ def _have_key() -> None:
     key, fresh = first_key()
     if key is not None and fresh:
         typer.echo(f"made a signing key for what you decide: {key.path}", err=True)
+
+
+def _note(text: str) -> None:
+    typer.echo(text, err=True)
 
 
 def _pass_on(store: Store) -> None:

@@ -7,6 +7,7 @@ them once and kept in the index; whatever can't be read raises one of `MALFORMED
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,16 +20,21 @@ from vila_core.store import Store
 
 MALFORMED = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 """What foreign JSON leads to."""
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
 class AttemptFacts:
-    """One attempt of a task. `inputs` and `outputs` are artifacts (sha256) by name."""
+    """One attempt of a task. `inputs` and `outputs` are artifacts (sha256) by name.
+
+    A model of the store that an evaluation's config names is an input too.
+    """
 
     task: str
     number: int
     stage: str
     status: str  # as it ended; "" where it has not
+    ended_at: str  # "" where it has not
     key: str
     config: str  # digest
     code: str  # digest
@@ -213,10 +219,11 @@ def _attempt(one: Attempt) -> AttemptFacts:
         number=one.number,
         stage=_text(parts.get("stage") or one.started.get("stage") or ""),
         status=_text(finished.get("status") or ""),
+        ended_at=_text(finished.get("ended_at") or ""),
         key=_text(one.started.get("key") or ""),
         config=digest(parts["config"]) if "config" in parts else "",
         code=_text((parts.get("code") or {}).get("digest") or ""),
-        inputs=_words(parts.get("inputs") or {}),
+        inputs=_named(parts) | _words(parts.get("inputs") or {}),
         outputs={
             _text(name): _text(ref["sha256"])
             for name, ref in (finished.get("outputs") or {}).items()
@@ -225,6 +232,12 @@ def _attempt(one: Attempt) -> AttemptFacts:
         data=str(config.get("data") or ""),
         mixture=tuple(sorted(_text(name) for name in config.get("mixture") or ())),
     )
+
+
+def _named(parts: Mapping[str, Any]) -> dict[str, str]:
+    """Return the model that `vila eval` named in a config: its key has the digest alone."""
+    model = (parts.get("config") or {}).get("model")
+    return {"model": model} if isinstance(model, str) and _SHA256.fullmatch(model) else {}
 
 
 def _corpus(value: Mapping[str, Any], name: str, files: Mapping[str, str]) -> CorpusFacts:

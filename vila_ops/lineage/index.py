@@ -1,6 +1,6 @@
 """The index of lineage: what ten thousand records say, without reading them all.
 
-    index/lineage-1.npz     what `facts.py` takes of each, and what proves that it still holds
+    index/lineage-2.npz     what `facts.py` takes of each, and what proves that it still holds
 
 Like the index of runs it is a cache that only readers write; it may be deleted at any time. What an
 answer rests on is what reading every record would have given at that time:
@@ -39,7 +39,7 @@ from vila_ops.lineage.facts import (
 from vila_ops.lineage.packed import BROKEN, Heads, Packed, pack, unpack
 from vila_ops.run_index import record_fingerprint, side_by_side
 
-KEY = "index/lineage-1.npz"
+KEY = "index/lineage-2.npz"
 """The number is the format's."""
 WORTH_WRITING = 8
 MOST_LOOSE = 256

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from components.registry import HistoryEntry, Registry, Version
@@ -20,6 +20,7 @@ from vila_core import __version__
 from vila_core.config import validate
 from vila_core.errors import UserError
 from vila_core.store import Store
+from vila_ops.registry.evaluated import Say, evaluations_of_models
 from vila_ops.registry.outbox import enqueue
 from vila_ops.registry.rollback import approve, reject, rollback
 from vila_ops.registry.subject import Subject, find_subject, metrics_in
@@ -75,12 +76,14 @@ def judge_promotion(
     model: str | None = None,
     gates: str | None = None,
     who: str,
+    say: Say = lambda text: None,
 ) -> Judgement:
-    """Ask the gates whether `model@to` may move to `what`. Nothing is written.
+    """Ask the gates whether `model@to` may move to `what`. Nothing is written but the index.
 
     `what` is a run (id, name, `last`), a task of one (`RUN:TASK`), or `MODEL@VERSION`. `gates` is a
     name in `configs/gates` or a file; by default the file named like the alias, or else the gates
-    that the run's own task asks. Raises UserError for what does not exist.
+    that the run's own task asks. `say` is told when there is much to read first. Raises UserError
+    for what does not exist.
     """
     began = time.perf_counter()
     subject = find_subject(store, what)
@@ -107,6 +110,11 @@ def judge_promotion(
         present_results=evaluations_of(present),
         who=who,
     )
+    if present is not None and any(gate.paired for gate in asked.gates):
+        ours, theirs = evaluations_of_models(
+            store, (candidate.artifact, present.artifact.sha256), say
+        )
+        candidate = replace(candidate, evaluations=ours, present_evaluations=theirs)
     judged = judge(asked.gates, candidate)
     evidence = {
         **judged.evidence(),

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from components.registry import Version
+from components.registry.gates.evaluations import Evaluation
 from components.registry.lineage import ancestors
 from components.runtime.record import Attempt, RunRecord
 from vila_core.errors import NotFound, UserError
@@ -22,7 +23,8 @@ class Candidate:
     `artifact`, `results` and `baseline` are sha256 of artifacts: its files, its evaluation (more
     than one where it was evaluated again), and that of the model it is held against ("" for none).
     `version` is None while it is registered under no number, `present` while the alias stands
-    nowhere; `present_results` are that one's evaluations. `who` decides.
+    nowhere; `present_results` are that one's evaluations. `who` decides. `evaluations` and
+    `present_evaluations` are others of the same weights, in whatever run.
     """
 
     store: Store
@@ -38,6 +40,8 @@ class Candidate:
     present: Version | None
     present_results: tuple[str, ...]
     who: str
+    evaluations: tuple[Evaluation, ...] = ()
+    present_evaluations: tuple[Evaluation, ...] = ()
 
     @cached_property
     def record(self) -> RunRecord | None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from components.registry.gates.candidate import Candidate
 from components.registry.gates.conditions import SHARED, Gate, NonInferior, Superior
+from components.registry.gates.evaluations import Evaluation, Known, choose, own_evaluation
 from components.registry.gates.verdict import Verdict
 from components.registry.records import Version
 from vila_core.errors import Damaged, NotFound, UserError
@@ -22,14 +23,33 @@ RECORDS, POWER = "records.jsonl", 0.8
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What a model answered: by benchmark and shots, with the artifacts that it was read from.
+    """What a model answered, by benchmark and shots.
 
-    `problems` says what could not be read.
+    `problems` says what could not be read. `sources` are the evaluations that the groups are from,
+    `known` those in other tasks, `unread` benchmarks that one of these should have had.
     """
 
     groups: Mapping[Key, Answers]
-    artifacts: tuple[str, ...]
     problems: tuple[str, ...]
+    sources: Mapping[Key, Evaluation] = field(default_factory=dict)
+    known: tuple[Evaluation, ...] = ()
+    unread: tuple[Key, ...] = ()
+
+    def records(self, key: Key) -> dict[str, Any]:
+        """Return what the evidence says of where the records of a benchmark are from.
+
+        `passed_over` are the evaluations that had it too and did not count.
+        """
+        source = self.sources[key]
+        others = [one for one in self.known if key in one.keys and one.results != source.results]
+        return {
+            "results": source.results,
+            "run_id": source.run_id,
+            "task": source.task,
+            "ended_at": source.ended_at,
+            "own": source not in self.known,
+            "passed_over": sorted(one.name for one in others),
+        }
 
 
 @dataclass(frozen=True)
@@ -65,8 +85,7 @@ def paired_verdicts(gates: Sequence[Gate], candidate: Candidate) -> dict[int, li
         return {place: [_first(test, candidate)] for place, test in asked.items()}
     if candidate.version is not None and candidate.version.name == present.name:
         return {place: [_itself(test, present)] for place, test in asked.items()}
-    ours = read_evaluated(candidate.store, candidate.results)
-    theirs = read_evaluated(candidate.store, candidate.present_results)
+    ours, theirs = _sides(list(asked.values()), candidate, present)
     verdicts: dict[int, list[Verdict]] = {place: [] for place in asked}
     tested: list[_Tested] = []
     for place, test in asked.items():
@@ -81,23 +100,71 @@ def paired_verdicts(gates: Sequence[Gate], candidate: Candidate) -> dict[int, li
     return _decided(asked, verdicts, tested, (ours, theirs), present)
 
 
-def read_evaluated(store: Store, artifacts: Iterable[str]) -> Evaluated:
-    """Read the records of evaluations, a benchmark from the first artifact that has it."""
+def _sides(
+    tests: Sequence[NonInferior | Superior], candidate: Candidate, present: Version
+) -> tuple[Evaluated, Evaluated]:
+    """Read what the model and the present version answered, in their own evaluations or others."""
+    store = candidate.store
+    ours = _own(store, candidate.results, candidate.run_id, candidate.evaluations)
+    theirs = _own(store, candidate.present_results, present.run_id, candidate.present_evaluations)
+    named = [name.partition("@")[0] for test in tests for name in _names(test)]
+    chosen = choose(Known(ours.sources, ours.known), Known(theirs.sources, theirs.known), named)
+    return _with_others(store, ours, chosen.ours), _with_others(store, theirs, chosen.theirs)
+
+
+def _own(
+    store: Store, artifacts: Sequence[str], run_id: str, others: Sequence[Evaluation]
+) -> Evaluated:
+    """Read a model's own evaluation. One that can't be read is not made up for by others."""
+    side = Evaluated({}, ())
+    for sha256 in artifacts:
+        side = _with(side, store, own_evaluation(store, sha256, run_id))
+    known = () if side.problems else tuple(one for one in others if one.results not in artifacts)
+    return replace(side, known=known)
+
+
+def _with_others(store: Store, side: Evaluated, chosen: Mapping[Key, Evaluation]) -> Evaluated:
+    """Add the benchmarks that only evaluations in other tasks have."""
+    missing = {key: one for key, one in chosen.items() if key not in side.groups}
+    for one in dict.fromkeys(missing.values()):
+        side = _with(side, store, one, [key for key, found in missing.items() if found == one])
+    unread = tuple(key for key in missing if key not in side.groups)
+    parts = [
+        f"{one.name} asked only a part of {', '.join(sorted({key[0] for key in one.keys}))}"
+        for one in side.known
+        if not one.whole and one.keys - side.groups.keys()
+    ]
+    return replace(side, problems=(*side.problems, *parts), unread=unread)
+
+
+def _with(
+    side: Evaluated, store: Store, one: Evaluation, keys: Sequence[Key] | None = None
+) -> Evaluated:
+    """Add what one evaluation has of `keys` (None: of anything) that is not there yet."""
+    read = read_evaluated(store, one.results)
+    fresh = {
+        key: answers
+        for key, answers in read.groups.items()
+        if key not in side.groups and (keys is None or key in keys)
+    }
+    return replace(
+        side,
+        groups={**side.groups, **fresh},
+        problems=(*side.problems, *read.problems),
+        sources={**side.sources, **dict.fromkeys(fresh, one)},
+    )
+
+
+def read_evaluated(store: Store, sha256: str) -> Evaluated:
+    """Read the records of an evaluation."""
     from vila_core.eval.answers import read_answers
 
-    groups: dict[Key, Answers] = {}
-    read: list[str] = []
-    problems: list[str] = []
-    for sha256 in artifacts:
-        ref = ref_of(store, sha256)
-        try:
-            found = read_answers(read_file(store, ref, RECORDS), f"{ref.uri}/{RECORDS}")
-        except (NotFound, Damaged, UserError) as error:
-            problems.append(str(error))
-            continue
-        read.append(sha256)
-        groups = {**found, **groups}
-    return Evaluated(groups, tuple(read), tuple(problems))
+    ref = ref_of(store, sha256)
+    try:
+        found = read_answers(read_file(store, ref, RECORDS), f"{ref.uri}/{RECORDS}")
+    except (NotFound, Damaged, UserError) as error:
+        return Evaluated({}, (str(error),))
+    return Evaluated(found, ())
 
 
 def _wanted(
@@ -105,9 +172,13 @@ def _wanted(
 ) -> list[tuple[Key, str | None]]:
     """Return the benchmarks that a gate is about, each with why it can't be compared, if so."""
     if test.benchmarks == SHARED:
-        return [(key, None) for key in theirs.groups if key in ours.groups]
+        unread = dict.fromkeys([*theirs.unread, *ours.unread])
+        return [
+            *((key, None) for key in theirs.groups if key in ours.groups),
+            *((key, _lacks(key, ours, theirs)) for key in unread),
+        ]
     wanted: list[tuple[Key, str | None]] = []
-    for text in test.benchmarks:
+    for text in _names(test):
         name, _, shots = text.partition("@")
         either = [
             key
@@ -118,9 +189,17 @@ def _wanted(
             number = int(shots) if shots.isdigit() else 0
             wanted.append(((name, number), _absent(True, True, ours, theirs)))
         for key in either:
-            lacking = key not in ours.groups, key not in theirs.groups
-            wanted.append((key, _absent(*lacking, ours, theirs) if any(lacking) else None))
+            wanted.append((key, _lacks(key, ours, theirs)))
     return wanted
+
+
+def _lacks(key: Key, ours: Evaluated, theirs: Evaluated) -> str | None:
+    lacking = key not in ours.groups, key not in theirs.groups
+    return _absent(*lacking, ours, theirs) if any(lacking) else None
+
+
+def _names(test: NonInferior | Superior) -> tuple[str, ...]:
+    return () if test.benchmarks == SHARED else tuple(test.benchmarks)
 
 
 def _absent(ours: bool, theirs: bool, one: Evaluated, other: Evaluated) -> str:
@@ -185,8 +264,9 @@ def _decided(
     corrected = holm({f"{one.place} {one.name}": one.margin.p for one in tested})
     for one in tested:
         test, p_holm = asked[one.place], corrected[f"{one.place} {one.name}"]
+        key = one.benchmark, one.shots
         details = _details(one, p_holm, len(tested), present) | {
-            "records": {"model": list(sides[0].artifacts), "present": list(sides[1].artifacts)},
+            "records": {"model": sides[0].records(key), "present": sides[1].records(key)},
             "lacking": [
                 each.name for key, each in sides[1].groups.items() if key not in sides[0].groups
             ],
