@@ -52,7 +52,7 @@ def test_curves_are_columns_with_null(store: Store) -> None:
     assert found["x"] == [1, 2, 3]
     loss, step_s, none = found["charts"]
     assert [one["y"] for one in loss["series"]] == [[1.0, None, None], [2.0, None, None]]
-    assert (loss["unit"], step_s["unit"]) == ("nats per supervised token", "s per step")
+    assert (loss["unit"], step_s["unit"]) == ("nats per supervised token", "s / step")
     assert none["series"] == []
     one = get(client, "/chart", run=[first, "none"], metric="loss", axis="tokens")
     assert (one["x_label"], one["x"]) == ("tokens", [10, 20, 30])

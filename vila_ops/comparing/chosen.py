@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from components.runtime.record import RunRecord
 from components.runtime.secrets import mask
-from vila_core.errors import Unreachable, VilaError
+from vila_core.errors import Unreachable, UserError, VilaError
 from vila_core.store import Store
 from vila_ops.runs import find_run, find_task
 from vila_ops.view import RunView, make_view
@@ -81,6 +81,19 @@ def choose(store: Store, texts: Sequence[str]) -> tuple[list[Chosen], list[Probl
     return found[:MOST_RUNS], problems
 
 
+def in_order(runs: list[Chosen], ref: str = "", other: str = "") -> list[Chosen]:
+    """Return the runs, the reference first and the one that is held against it second.
+
+    Raises UserError for a name that is none of the runs, and fewer than two.
+    """
+    if len(runs) < 2:
+        raise UserError("a second run is needed, to disagree with the first")
+    first = _named(runs, ref) or runs[0]
+    rest = [one for one in runs if one is not first]
+    second = _named(rest, other) or rest[0]
+    return [first, second, *(one for one in rest if one is not second)]
+
+
 def letter(place: int) -> str:
     """Return A for the first, and so on."""
     return chr(ord("A") + place) if place < 26 else f"#{place + 1}"
@@ -89,6 +102,15 @@ def letter(place: int) -> str:
 def permanent_path(chosen: Sequence[Chosen]) -> str:
     """Return the page of a comparison, by whole ids: it means the same runs for ever."""
     return PAGE + "?" + "&".join(f"run={quote(one.name, safe=':')}" for one in chosen)
+
+
+def _named(runs: list[Chosen], name: str) -> Chosen | None:
+    if not name:
+        return None
+    for one in runs:
+        if name in (one.name, one.letter):
+            return one
+    raise UserError(f"'{name}' is none of the runs: {', '.join(one.name for one in runs)}")
 
 
 def _open(store: Store, text: str, name: str) -> Chosen:

@@ -133,11 +133,23 @@ def overlay(
     return Overlay(task, axis, x, tuple(charts), tuple(problems), total)
 
 
+def line_label(line: Line, runs: Sequence[Chosen]) -> str:
+    """Return what a line is called in a legend."""
+    if len(line.runs) == 1:
+        return runs[line.runs[0]].short
+    return f"{line.label}: mean of {len(line.runs)}"
+
+
 def curve_tasks(runs: Sequence[Chosen]) -> list[str]:
     """Return the tasks that wrote curves, in the order of the graph."""
     return list(
         dict.fromkeys(task.name for one in runs for task in one.view.tasks if task.loss is not None)
     )
+
+
+def default_task(tasks: list[str]) -> str:
+    """Return the task whose curves are shown first: the last one of the graph."""
+    return tasks[-1] if tasks else ""
 
 
 def curve_names(store: Store, runs: Sequence[Chosen], task: str) -> list[str]:

@@ -15,6 +15,8 @@ from vila_ops.web.audit import FOLDER, Entry, entries_of
 PAGE_ENTRIES = 100
 MOST_OBJECTS = 300
 """Objects that are read for one page; a search that finds little goes on with the next page."""
+BEFORE = r"^(\d{4}-\d{2}-\d{2}/[0-9.-]{15}-[0-9a-f]{12}-\d{8}\.jsonl)?$"
+"""What names an object to `read_audit`, or none."""
 
 
 class Filter(BaseModel):

@@ -14,7 +14,9 @@ from fastapi import Request
 from components.runtime.record import RunRecord
 from vila_core.errors import Damaged, NotFound, StoreError, VilaError
 from vila_core.store import Store
+from vila_ops.comparing.pairs import Pairs
 from vila_ops.run_index import STATUSES, record_fingerprint
+from vila_ops.samples import Samples
 from vila_ops.view import RunView, make_view
 from vila_ops.web.watch import Watch
 
@@ -124,6 +126,16 @@ def store_of(request: Request) -> Store:
     """Return the dashboard's store."""
     watch: Watch = request.app.state.watch
     return watch.store
+
+
+def samples_of(request: Request) -> Samples:
+    """Return the samples of the dashboard's store."""
+    return request.app.state.samples
+
+
+def pairs_of(request: Request) -> Pairs:
+    """Return the dashboard's statistics."""
+    return request.app.state.pairs
 
 
 @dataclass(frozen=True)

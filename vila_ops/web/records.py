@@ -88,3 +88,11 @@ def log_text(data: bytes) -> str:
     """Return a log as pages show it: secrets masked; no colours, no progress written over."""
     text = _ESCAPES.sub("", mask_text(data.decode("utf-8", "replace")))
     return "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n"))
+
+
+def log_end(store: Store, view: RunView, task: TaskView) -> tuple[str, bool]:
+    """Return the end of a task's log as pages show it, and whether it was cut."""
+    if not task.attempt:
+        return "", False
+    data, cut = tail(store, task_key(view, task, "log.txt"), LOG_BYTES)
+    return log_text(data), cut

@@ -9,14 +9,12 @@ from pydantic import BaseModel, Field
 
 from vila_ops.web.api.problem import ERRORS
 from vila_ops.web.audit import Entry
-from vila_ops.web.audit_log import Filter, read_audit
+from vila_ops.web.audit_log import BEFORE, Filter, read_audit
 from vila_ops.web.roles import Role, needs
 
 router = APIRouter(
     prefix="/api/v1", responses=ERRORS, tags=["audit"], dependencies=[Depends(needs(Role.admin))]
 )
-
-BEFORE = r"^(\d{4}-\d{2}-\d{2}/[0-9.-]{15}-[0-9a-f]{12}-\d{8}\.jsonl)?$"
 
 
 class AuditPage(BaseModel):

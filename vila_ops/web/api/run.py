@@ -10,31 +10,19 @@ from pydantic import BaseModel
 from components.runtime.secrets import mask, mask_text
 from vila_core.errors import NotFound
 from vila_ops.curves import Axis, read_curves
+from vila_ops.metric_units import unit_of
 from vila_ops.run_index import finite
 from vila_ops.view import RunView, TaskView
 from vila_ops.web.api.problem import ERRORS
 from vila_ops.web.api.runs import Status
 from vila_ops.web.loading import records_of, store_of
-from vila_ops.web.records import LOG_BYTES, log_text, tail, task_key
+from vila_ops.web.records import log_end
 from vila_ops.web.results import results, shots_table
 
 router = APIRouter(prefix="/api/v1/runs/{run_id}", responses=ERRORS, tags=["runs"])
 
 RunId = Annotated[str, Path(min_length=1, max_length=200)]
 TaskName = Annotated[str, Query(max_length=200)]
-
-UNITS = {
-    "loss": "nats per supervised token",
-    "tokens_per_s": "tokens / s",
-    "supervised_tokens_per_s": "tokens / s",
-    "image_tokens_per_s": "tokens / s",
-    "images_per_s": "images / s",
-    "memory_mib": "MiB",
-    "mfu": "share",
-    "pack_fill": "share",
-    "step_s": "s / step",
-}
-"""Of columns of `metrics.jsonl`; docs/reference/metrics.md says what they are."""
 
 
 class ArtifactItem(BaseModel):
@@ -175,7 +163,7 @@ def curves(
     found = read_curves(
         store_of(request), view, find_task(view, task), key or None, points, axis=axis
     )
-    unit = UNITS.get(key[0], "") if key and len(key) == 1 else ""
+    unit = unit_of(key[0]) if key and len(key) == 1 else ""
     return CurvesItem.model_validate(
         clean({**found.as_json(), "unit": unit, "rows": found.rows, "names": list(found.names)})
     )
@@ -193,16 +181,8 @@ def in_context(request: Request, run_id: RunId, task: TaskName) -> InContext:
 def log(request: Request, run_id: RunId, task: TaskName) -> LogEnd:
     """Return the end of the log of a task's latest attempt, at most 64 KiB."""
     view = records_of(request).load(run_id).view
-    text, cut = log_end(request, view, find_task(view, task))
+    text, cut = log_end(store_of(request), view, find_task(view, task))
     return LogEnd(task=task, text=text, cut=cut)
-
-
-def log_end(request: Request, view: RunView, task: TaskView) -> tuple[str, bool]:
-    """Return the end of a log as it may be shown: secrets are masked. And whether it was cut."""
-    if not task.attempt:
-        return "", False
-    data, cut = tail(store_of(request), task_key(view, task, "log.txt"), LOG_BYTES)
-    return log_text(data), cut
 
 
 def find_task(view: RunView, name: str) -> TaskView:

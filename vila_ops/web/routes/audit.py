@@ -6,8 +6,7 @@ import re
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from vila_ops.web.api.audit import BEFORE
-from vila_ops.web.audit_log import Filter, read_audit
+from vila_ops.web.audit_log import BEFORE, Filter, read_audit
 from vila_ops.web.pages import page
 from vila_ops.web.roles import Role, needs
 

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from vila_core.errors import Damaged, NotFound, UserError
 from vila_core.store import Store
-from vila_ops.comparing.chosen import MOST_RUNS, Chosen
+from vila_ops.comparing.chosen import MOST_RUNS, Chosen, in_order
 from vila_ops.comparing.disagreements import (
     WHO,
     Disagreement,
@@ -26,21 +26,16 @@ from vila_ops.comparing.overlay import (
     SMOOTHINGS,
     curve_names,
     curve_tasks,
+    default_task,
 )
 from vila_ops.comparing.report import Report, make_report
 from vila_ops.evaluations import Evaluation
+from vila_ops.metric_units import unit_of
 from vila_ops.samples import Sample, Shown
-from vila_ops.web.api.compare import (
-    default_task,
-    image_path,
-    in_order,
-    pairs_of,
-    question_of,
-    unit_of,
-)
+from vila_ops.web.asked import image_path, question_of
 from vila_ops.web.compare_state import EVERY, State
+from vila_ops.web.loading import pairs_of, samples_of, store_of
 from vila_ops.web.pages import page
-from vila_ops.web.routes.samples import samples_of
 from vila_ops.web.watch import Watch
 
 MOST_SHOWN = 6
@@ -203,7 +198,7 @@ def _answers(request: Request, report: Report, state: State) -> Answers:
         benchmark = state.benchmark if state.benchmark in names else rows[0].name
         evaluations, shown = _evaluations(request, order)
         found = find_disagreements(
-            watch_store(request),
+            store_of(request),
             evaluations,
             parse_key(benchmark),
             who=state.who,
@@ -233,8 +228,3 @@ def _evaluations(
         else:
             shown.append(one)
     return evaluations, shown
-
-
-def watch_store(request: Request) -> Store:
-    """Return the dashboard's store."""
-    return request.app.state.watch.store

@@ -10,18 +10,20 @@ from vila_core.errors import UserError
 from vila_ops.comparing.chosen import Chosen, choose
 from vila_ops.comparing.drawing import SCHEMES, Drawn, Panel, png, svg
 from vila_ops.comparing.export import curves_csv, markdown, metrics_csv, settings_csv
-from vila_ops.comparing.overlay import AXES, Overlay, curve_names, curve_tasks, overlay
-from vila_ops.comparing.report import Report, make_report
-from vila_ops.web.api.compare import (
+from vila_ops.comparing.overlay import (
+    AXES,
+    Overlay,
+    curve_names,
+    curve_tasks,
     default_task,
     line_label,
-    pairs_of,
-    shot_curves,
-    shots_line,
-    store_of,
-    unit_of,
+    overlay,
 )
+from vila_ops.comparing.report import Report, make_report
+from vila_ops.comparing.shots import shot_lines
+from vila_ops.metric_units import unit_of
 from vila_ops.web.compare_state import EVERY, State
+from vila_ops.web.loading import pairs_of, store_of
 
 FILE_PATIENCE = 15.0
 """A file waits longer for tests than a page does."""
@@ -84,21 +86,19 @@ def shots(request: Request, kind: str) -> Response:
     """Answer with a drawing of a benchmark's score by number of demonstrations."""
     state = State.of(request.query_params)
     runs, _ = choose(store_of(request), state.run)
-    found, _ = shot_curves(pairs_of(request), runs, state.benchmark)
-    counts = sorted({point.shots for one in found.values() for point in one.points})
-    if not counts:
+    made = shot_lines(pairs_of(request), runs, state.benchmark)
+    if not made.lines:
         raise HTTPException(404, "no run was asked this benchmark with several numbers of shots")
-    places = np.log2(1.0 + np.array(counts))
-    lines = [shots_line(place, one, counts, runs) for place, one in found.items()]
+    places = np.log2(1.0 + np.array(made.x))
     panel = Panel(
         title=f"{state.benchmark}: score by demonstrations, 95% over questions",
         x=places,
         x_label="demonstrations",
         lines=tuple(
             Drawn(line_label(line, runs), line.runs[0], line.y, line.low, line.high, dots=True)
-            for line in lines
+            for line in made.lines
         ),
-        ticks=tuple((place, str(each)) for place, each in zip(places, counts, strict=True)),
+        ticks=tuple((place, str(each)) for place, each in zip(places, made.x, strict=True)),
     )
     return _drawing(request, panel, kind, f"{state.benchmark}-shots")
 

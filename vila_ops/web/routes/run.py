@@ -21,15 +21,13 @@ from vila_ops.run_index import finite
 from vila_ops.runs import stop_run
 from vila_ops.view import RunView, TaskView
 from vila_ops.web import about_run, curves, gallery, graph, results
-from vila_ops.web.api.run import log_end
 from vila_ops.web.audit import note
 from vila_ops.web.chart import Line, drawing
 from vila_ops.web.forms import read_form
-from vila_ops.web.loading import Loaded, part, records_of, store_of
+from vila_ops.web.loading import Loaded, part, records_of, samples_of, store_of
 from vila_ops.web.pages import page
-from vila_ops.web.records import read_json
+from vila_ops.web.records import log_end, read_json
 from vila_ops.web.roles import Role, Viewer, needs
-from vila_ops.web.routes.samples import samples_of
 from vila_ops.why import Reason, explain
 
 MOST_METRICS = 2000
@@ -69,7 +67,7 @@ def run(request: Request, run_id: str) -> Response:
         run=view,
         asked={name: given[name] for name in _ASKED if name in given},
         shown=shown,
-        panel=part(lambda: _panel(request, view, shown)),
+        panel=part(lambda: _panel(store, view, shown)),
         why=part(lambda: _why(store, loaded, shown)),
         tries=part(lambda: about_run.tries(loaded.record, shown.name) if shown else []),
         graph=part(lambda: _graph(store, loaded, shown)),
@@ -136,8 +134,8 @@ def _telling(view: RunView) -> TaskView | None:
     return max(begun, key=lambda one: str(one.started_at), default=None)
 
 
-def _panel(request: Request, view: RunView, task: TaskView | None) -> TaskPanel | None:
-    return TaskPanel(task, *log_end(request, view, task)) if task else None
+def _panel(store: Store, view: RunView, task: TaskView | None) -> TaskPanel | None:
+    return TaskPanel(task, *log_end(store, view, task)) if task else None
 
 
 def _why(store: Store, loaded: Loaded, task: TaskView | None) -> Reason | None:

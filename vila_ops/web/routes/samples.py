@@ -7,17 +7,12 @@ from starlette.exceptions import HTTPException
 
 from vila_core.errors import Damaged, NotFound
 from vila_core.images import BadImage
-from vila_ops.samples import Samples
+from vila_ops.web.loading import samples_of
 
 KEEP = "private, max-age=31536000, immutable"
 """The path holds the artifact's digest: what it leads to never changes."""
 
 router = APIRouter(include_in_schema=False)
-
-
-def samples_of(request: Request) -> Samples:
-    """Return the samples of the dashboard's store."""
-    return request.app.state.samples
 
 
 @router.get("/samples/{artifact}/{path:path}")
