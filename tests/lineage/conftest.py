@@ -5,7 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from starlette.testclient import TestClient
 
+from tests.web.dashboards import client_of
 from tests.web.story import Story, make_story
 from vila_core.store import Store, open_store
 
@@ -35,3 +37,10 @@ def own_store(told: tuple[Path, Story], tmp_path: Path) -> Iterator[Store]:
     yield open_store(tmp_path / "store")
     for path in (tmp_path / "store").rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)
+
+
+@pytest.fixture
+def client(own_store: Store) -> Iterator[TestClient]:
+    """A browser at the dashboard of a copy of the story's store."""
+    with client_of(own_store) as made:
+        yield made
