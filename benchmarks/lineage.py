@@ -29,6 +29,7 @@ import psutil
 
 from vila_core.store import Store, open_store
 from vila_ops.lineage import LineageIndex, find_one, trace_back, trace_forward
+from vila_ops.lineage.graph import MOST_FROM_ONE
 from vila_ops.lineage.index import KEY
 
 ROOT = Path(__file__).parents[1]
@@ -160,7 +161,10 @@ def measure(store: Store, count: int, repeats: int) -> tuple[dict[str, Any], dic
 
     def forward(index: LineageIndex) -> bool:
         graph = trace_forward(index, f"artifact:{sha('data')}")
-        return len(graph.nodes) == 300 and sum(graph.left_out.values()) > count / 2
+        users = {node.id for _, node in graph.children(graph.root)}
+        newest = {f"task:{run_id(last)}/{task}/1" for task in ("sft", "evaluate")}
+        left_out = count - 4 * MOST_FROM_ONE <= graph.left_out[graph.root] <= 7 * count
+        return newest <= users and len(users) == MOST_FROM_ONE and left_out
 
     def digest(index: LineageIndex) -> bool:
         wanted = made(last, "evaluate")

@@ -3,11 +3,12 @@
 Rows are folded while they are read: a file of a million rows becomes some hundred buckets of
 equally many rows, each with the mean, the least and the greatest value of every column. Buckets of
 files are remembered (within a bound), with how far the file was read: a live curve costs its new
-rows.
+rows. Of a long file that ended the buckets lie beside it (`components.runtime.folding`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import OrderedDict
@@ -16,24 +17,23 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
+from components.runtime.folding import FOLDED, PER_STEP, ROWS, Folded, folded_at
+from components.runtime.metric_rows import Numbers, pieces
 from vila_core.errors import NotFound
 from vila_core.store import Store
-from vila_ops.metric_rows import Numbers, columns, pieces
 from vila_ops.view import RunView, TaskView
 
-BUCKETS = 1024
-"""The most that are kept of a file, and at least half as many of a longer one."""
 MEMORY_BYTES = 48 * 2**20
 WHOLE_BYTES = 64 * 2**20
 """Of a longer file only the columns that are asked for are read."""
+SAVED_BYTES = 64 * 2**20
+"""More than this is no file of buckets of ours."""
 MOST_ATTEMPTS = 100
 LIVE_SECONDS = 15.0
 """A file in a bucket that still grows is read again after so long."""
 
 Axis = Literal["step", "tokens", "time"]
-_PER_STEP = "\0tokens per step"
 _FOR_AXES = frozenset({"step", "time", "tokens_per_s", "step_s"})
 
 
@@ -86,112 +86,13 @@ def listed_numbers(values: Numbers) -> list[float | None]:
     return listed
 
 
-class _Folded:
-    """The rows of one file in at most `BUCKETS` buckets of `width` rows, and some rows over."""
-
-    def __init__(self, only: frozenset[str] | None = None) -> None:
-        self.only = only
-        self.lock = threading.Lock()
-        self.forget()
-
-    def forget(self) -> None:
-        """Begin anew."""
-        self.names: dict[str, int] = {}
-        self.width = 1
-        self.offset = 0  # bytes that were read: whole lines
-        self.inode = -1
-        self.rows = 0
-        self.read_at = 0.0
-        self._stats = np.empty((4, 0, 0))  # mean, low, high, count; bucket; column
-        self._over = np.empty((0, 0))  # row, column
-
-    @property
-    def bytes(self) -> int:
-        """What it holds."""
-        return self._stats.nbytes + self._over.nbytes
-
-    def add(self, piece: bytes) -> None:
-        """Take whole lines of a file."""
-        found = columns(piece, self.only)
-        step = found.get("step")
-        if step is None:
-            return
-        if "tokens_per_s" in found and "step_s" in found:
-            with np.errstate(over="ignore"):
-                found[_PER_STEP] = found["tokens_per_s"] * found["step_s"]
-        kept = np.isfinite(step)
-        for name in found:
-            self.names.setdefault(name, len(self.names))
-        rows = np.full((int(kept.sum()), len(self.names)), np.nan)
-        for name, values in found.items():
-            rows[:, self.names[name]] = values[kept]
-        rows[~np.isfinite(rows)] = np.nan
-        self.rows += len(rows)
-        missing = len(self.names) - self._over.shape[1]
-        if missing:
-            self._over = np.pad(self._over, ((0, 0), (0, missing)), constant_values=np.nan)
-            self._stats = np.pad(
-                self._stats, ((0, 0), (0, 0), (0, missing)), constant_values=np.nan
-            )
-            self._stats[3][np.isnan(self._stats[3])] = 0
-        self._take(np.concatenate([self._over, rows]))
-
-    def _take(self, rows: Numbers) -> None:
-        while len(rows) >= self.width:
-            room = BUCKETS - self._stats.shape[1]
-            whole = min(len(rows) // self.width, room)
-            new = _reduced(_as_stats(rows[: whole * self.width]), self.width)
-            self._stats = np.concatenate([self._stats, new], axis=1)
-            rows = rows[whole * self.width :]
-            if self._stats.shape[1] == BUCKETS:
-                self._stats = _reduced(self._stats, 2)
-                self.width *= 2
-        self._over = rows.copy()
-
-    def stats(self, names: Sequence[str]) -> Numbers:
-        """Return mean, low, high and count by bucket of some columns."""
-        stats = self._stats
-        if len(self._over):
-            stats = np.concatenate(
-                [stats, _reduced(_as_stats(self._over), len(self._over))], axis=1
-            )
-        out = np.full((4, stats.shape[1], len(names)), np.nan)
-        out[3] = 0
-        for place, name in enumerate(names):
-            if name in self.names:
-                out[:, :, place] = stats[:, :, self.names[name]]
-        return out
-
-
-def _as_stats(rows: Numbers) -> Numbers:
-    return np.stack([rows, rows, rows, np.isfinite(rows)])
-
-
-def _reduced(stats: Numbers, width: int) -> Numbers:
-    """Fold each `width` buckets into one, the last of what is left over."""
-    if width == 1 or not stats.shape[1]:
-        return stats
-    return _folded_at(stats, np.arange(0, stats.shape[1], width))
-
-
-def _folded_at(stats: Numbers, at: npt.NDArray[np.intp]) -> Numbers:
-    """Fold buckets from each of `at` to before the next into one."""
-    counts = np.add.reduceat(stats[3], at)
-    lengths = np.diff(at, append=stats.shape[1])
-    with np.errstate(all="ignore"):
-        share = stats[3] / np.repeat(counts, lengths, axis=0)
-        means = np.add.reduceat(np.where(stats[3] > 0, stats[0] * share, 0.0), at)
-    means[counts == 0] = np.nan
-    return np.stack([means, np.fmin.reduceat(stats[1], at), np.fmax.reduceat(stats[2], at), counts])
-
-
 class CurveMemory:
     """What was read, by file; what was not asked for longest goes first. For several threads."""
 
     def __init__(self, most_bytes: int = MEMORY_BYTES) -> None:
         """Keep at most so many bytes."""
         self._most = most_bytes
-        self._held: OrderedDict[tuple[str, str], _Folded] = OrderedDict()
+        self._held: OrderedDict[tuple[str, str], Folded] = OrderedDict()
         self._lock = threading.Lock()
 
     @property
@@ -200,13 +101,13 @@ class CurveMemory:
         with self._lock:
             return sum(one.bytes for one in self._held.values())
 
-    def folded(self, store: Store, key: str, wanted: frozenset[str], *, ended: bool) -> _Folded:
+    def folded(self, store: Store, key: str, wanted: frozenset[str], *, ended: bool) -> Folded:
         """Return the rows of a file as they are now. Raises StoreError."""
         held_as = (store.uri, key)
         with self._lock:
             found = self._held.pop(held_as, None)
             if found is None or not (found.only is None or wanted <= found.only):
-                found = _Folded(_needed(store, key, wanted, found))
+                found = Folded(_needed(store, key, wanted, found))
             self._held[held_as] = found
         with found.lock:
             _read_on(store, key, found, ended=ended)
@@ -218,7 +119,7 @@ class CurveMemory:
 
 
 def _needed(
-    store: Store, key: str, wanted: frozenset[str], before: _Folded | None
+    store: Store, key: str, wanted: frozenset[str], before: Folded | None
 ) -> frozenset[str] | None:
     """Return the columns to read; None for all."""
     path = store.local_path(key)
@@ -228,26 +129,29 @@ def _needed(
     return known | wanted | _FOR_AXES
 
 
-def _read_on(store: Store, key: str, folded: _Folded, *, ended: bool) -> None:
+def _read_on(store: Store, key: str, folded: Folded, *, ended: bool) -> None:
     path = store.local_path(key)
     if path is None:
         fresh = folded.read_at and (ended or time.monotonic() - folded.read_at < LIVE_SECONDS)
         if fresh:
             return
         began = time.monotonic()
-        folded.forget()
-        try:
-            for piece in pieces(store.chunks(key)):
-                folded.add(piece)
-        except NotFound:
-            return
+        if not (ended and folded.restore(_saved(store, key))):
+            folded.forget()
+            try:
+                for piece in pieces(store.chunks(key)):
+                    folded.add(piece)
+            except NotFound:
+                return
         folded.read_at = began
         return
     try:
         with path.open("rb") as file:
             status = path.stat()
             if folded.inode != status.st_ino or status.st_size < folded.offset:
-                folded.forget()
+                known = ended and folded.restore(_saved(store, key))
+                if not known or folded.offset > status.st_size:
+                    folded.forget()
                 folded.inode = status.st_ino
             file.seek(folded.offset)
             for piece in pieces(iter(lambda: file.read(2**20), b"")):
@@ -255,6 +159,17 @@ def _read_on(store: Store, key: str, folded: _Folded, *, ended: bool) -> None:
                 folded.offset += len(piece)
     except (FileNotFoundError, NotADirectoryError):
         folded.forget()
+
+
+def _saved(store: Store, key: str) -> bytes:
+    """Return the buckets that were written beside the rows; nothing where there are none."""
+    held = bytearray()
+    with contextlib.suppress(NotFound):
+        for chunk in store.chunks(key.removesuffix(ROWS) + FOLDED):
+            held += chunk
+            if len(held) > SAVED_BYTES:
+                return b""
+    return bytes(held)
 
 
 _memory = CurveMemory()
@@ -284,20 +199,20 @@ def read_curves(
     if axis != "step":
         wanted |= _FOR_AXES
     for number in range(max(1, task.attempt - MOST_ATTEMPTS + 1), task.attempt + 1):
-        place = f"runs/{view.run_id}/tasks/{task.name}/{number:03d}/metrics.jsonl"
+        place = f"runs/{view.run_id}/tasks/{task.name}/{number:03d}/{ROWS}"
         ended = number < task.attempt or task.status != "running"
         found = memory.folded(store, place, wanted, ended=ended)
         with found.lock:
             names |= dict.fromkeys(name for name in found.names if not name.startswith("\0"))
-            shown = list(found.names) if keys is None else [*keys, *_FOR_AXES, _PER_STEP]
+            shown = list(found.names) if keys is None else [*keys, *_FOR_AXES, PER_STEP]
             parts.append((shown, found.stats(shown)))
             rows += found.rows
     known = tuple(sorted(names.keys() - {"step", "time"}))
     asked = known if keys is None else tuple(dict.fromkeys(keys))
-    x, stats = _on_axis(*_merged(parts, [*asked, "step", "time", "step_s", _PER_STEP]), axis)
+    x, stats = _on_axis(*_merged(parts, [*asked, "step", "time", "step_s", PER_STEP]), axis)
     if len(x) > points:
         at = np.arange(points) * len(x) // points
-        x, stats = np.fmax.reduceat(x, at), _folded_at(stats, at)
+        x, stats = np.fmax.reduceat(x, at), folded_at(stats, at)
     series = {
         name: Series(*(stats[part, :, place] for part in range(3)))
         for place, name in enumerate(asked)
@@ -339,7 +254,7 @@ def _on_axis(names: list[str], stats: Numbers, axis: Axis) -> tuple[Numbers, Num
     if axis == "step" or not len(steps):
         return steps, stats
     if axis == "tokens":
-        each = stats[0, :, names.index(_PER_STEP)]
+        each = stats[0, :, names.index(PER_STEP)]
         if not np.isfinite(each).any():
             return steps[:0], stats[:, :0]
         with np.errstate(all="ignore"):

@@ -146,6 +146,7 @@ class AttemptWriter:
     def finish(self, value: Mapping[str, Any]) -> bool:
         """Write how it ended; return False when somebody has already."""
         self.free_reserve()
+        _fold_rows(self.folder)
         self.sync()
         try:
             place = f"{self.prefix}/finished.json"
@@ -202,9 +203,19 @@ def close_attempt(
         (writer.folder / "log.txt").write_text(mask_text(log), encoding="utf-8")
         writer.finish(value)
         return
+    prefix = _attempt(run_id, task, number)
+    if (folder := store.local_path(prefix)) is not None:
+        _fold_rows(folder)
     with contextlib.suppress(AlreadyExists):
-        place = f"{_attempt(run_id, task, number)}/finished.json"
+        place = f"{prefix}/finished.json"
         store.write(place, _json(value), create_only=True)
+
+
+def _fold_rows(folder: Path) -> None:
+    if (folder / "metrics.jsonl").exists():
+        from components.runtime.folding import fold_rows  # numpy is loaded where it is needed
+
+        fold_rows(folder)
 
 
 # ---- reading ----------------------------------------------------------------------------------

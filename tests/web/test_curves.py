@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from made_runs import begin_task, write_run
+from safetensors.numpy import load, save
 
-from components.runtime.record import begin_driver
+from components.runtime.folding import BUCKETS, FOLDED, ROWS
+from components.runtime.metric_rows import columns, pieces
+from components.runtime.record import begin_driver, close_attempt
 from vila_core.store import Store, open_store
-from vila_ops.curves import BUCKETS, CurveMemory, Curves, iter_rows, listed_numbers, read_curves
-from vila_ops.metric_rows import columns, pieces
+from vila_ops.curves import CurveMemory, Curves, iter_rows, listed_numbers, read_curves
 from vila_ops.runs import load_view
 
 RUN = "toy-1129-101010-aaaa"
@@ -102,7 +104,7 @@ def test_a_live_file_costs_its_new_rows(run_store: Store, monkeypatch: pytest.Mo
     before = curves(run_store, "loss", memory=memory)
     seen: list[int] = []
     monkeypatch.setattr(
-        "vila_ops.curves.columns",
+        "components.runtime.folding.columns",
         lambda piece, only: seen.append(len(piece)) or columns(piece, only),
     )
     with (writer.folder / "metrics.jsonl").open("a") as file:
@@ -135,6 +137,80 @@ def test_memory_is_bounded(run_store: Store) -> None:
         writer = begin_task(run_store, RUN, "sft", "sft", [row(step) for step in range(1, 3000)])
     assert writer.number == 6
     assert 0 < memory.bytes <= 2 * 4 * BUCKETS * 5 * 8
+
+
+def long_rows(many: int = 12_000) -> list[dict[str, object]]:
+    rows = [row(step, tokens_per_s=100.0, step_s=0.5, lr=step / 7) for step in range(1, many + 1)]
+    rows[many // 2]["loss"] = 99.0
+    return rows
+
+
+def no_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise AssertionError("rows are read")
+
+    monkeypatch.setattr("components.runtime.folding.columns", refused)
+
+
+@pytest.mark.parametrize("bucket", [False, True])
+def test_a_long_attempt_that_ended_is_not_read_again(
+    run_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bucket: bool
+) -> None:
+    writer = begin_task(run_store, RUN, "sft", "sft", long_rows())
+    before = curves(run_store)
+    assert not (writer.folder / FOLDED).exists()
+    writer.finish({"status": "succeeded"})
+    assert (writer.folder / FOLDED).stat().st_size < (writer.folder / ROWS).stat().st_size / 2
+    if bucket:
+        run_store.local_path = lambda key: None  # type: ignore[method-assign, assignment]
+    no_reading(monkeypatch)
+    for axis in ("step", "tokens", "time"):
+        found = curves(run_store, "loss", axis=axis)
+        assert found.rows == 12_000
+        assert np.nanmax(found.series["loss"].high) == 99.0
+    after = curves(run_store)
+    assert after.x.tolist() == before.x.tolist()
+    for name, one in before.series.items():
+        for part in ("y", "low", "high"):
+            same = getattr(after.series[name], part), getattr(one, part)
+            np.testing.assert_array_equal(*same)
+
+
+def test_an_attempt_that_was_killed_is_folded_by_the_driver(run_store: Store) -> None:
+    writer = begin_task(run_store, RUN, "sft", "sft", long_rows())
+    with (writer.folder / ROWS).open("a") as file:
+        file.write('{"step": 12001, "lo')
+    close_attempt(run_store, RUN, "sft", after=0, exit_code=-9, message="killed")
+    assert (writer.folder / FOLDED).exists()
+    assert curves(run_store, "loss").rows == 12_000
+
+
+def test_short_rows_and_those_of_few_numbers_have_no_buckets(run_store: Store) -> None:
+    writer = begin_task(run_store, RUN, "sft", "sft", long_rows(1000))
+    writer.finish({"status": "succeeded"})
+    assert not (writer.folder / FOLDED).exists()
+
+
+@pytest.mark.parametrize("bucket", [False, True])
+@pytest.mark.parametrize("kind", ["text", "cut", "other arrays", "other sizes"])
+def test_buckets_that_are_none_leave_the_rows(run_store: Store, bucket: bool, kind: str) -> None:
+    writer = begin_task(run_store, RUN, "sft", "sft", long_rows())
+    writer.finish({"status": "succeeded"})
+    place = writer.folder / FOLDED
+    whole = place.read_bytes()
+    arrays = load(whole)
+    place.chmod(0o644)
+    place.write_bytes(
+        {
+            "text": b"hello",
+            "cut": whole[:-100],
+            "other arrays": save({"loss": np.zeros(3)}),
+            "other sizes": save({**arrays, "stats": arrays["stats"][:, :, :2].copy()}),
+        }[kind]
+    )
+    if bucket:
+        run_store.local_path = lambda key: None  # type: ignore[method-assign, assignment]
+    assert curves(run_store, "loss").rows == 12_000
 
 
 STRANGE = (

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vila_ops.metric_rows import Numbers
+from components.runtime.metric_rows import Numbers
 
 WIDTH, HEIGHT = 720, 360
 LEFT, RIGHT, TOP, BOTTOM = 68, 16, 36, 40

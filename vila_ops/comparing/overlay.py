@@ -10,12 +10,13 @@ from typing import Literal
 
 import numpy as np
 
+from components.runtime.folding import BUCKETS
+from components.runtime.metric_rows import MOST_COLUMNS, MOST_LINE_BYTES, Numbers, pieces
 from vila_core.errors import NotFound, Unreachable, VilaError
 from vila_core.store import Store
 from vila_ops.comparing.chosen import Chosen, Problem
 from vila_ops.comparing.seeds import SeedGroup, seed_groups
-from vila_ops.curves import BUCKETS, Axis, Curves, read_curves
-from vila_ops.metric_rows import MOST_COLUMNS, MOST_LINE_BYTES, Numbers, pieces
+from vila_ops.curves import Axis, Curves, read_curves
 from vila_ops.runs import load_view
 from vila_ops.view import RunView, TaskView
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from components.runtime.metric_rows import Numbers
 from vila_core.errors import Damaged, NotFound, UserError
 from vila_core.eval.curve import Curve
 from vila_ops.comparing.chosen import Chosen, Problem
 from vila_ops.comparing.overlay import Line
 from vila_ops.comparing.pairs import Pairs
-from vila_ops.metric_rows import Numbers
 
 
 @dataclass(frozen=True)

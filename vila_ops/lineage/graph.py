@@ -64,7 +64,10 @@ class Edge:
 
 @dataclass(frozen=True)
 class Graph:
-    """What was found. `left_out` is how many neighbours were not followed, at the most."""
+    """What was found. `left_out` is about how many neighbours were not followed, by node.
+
+    Beyond the newest records that hold a digest each counts as one, whatever it holds.
+    """
 
     root: str
     forward: bool

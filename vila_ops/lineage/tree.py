@@ -72,4 +72,4 @@ def _below(graph: Graph, node_id: str, lead: str, seen: set[str]) -> Iterator[st
         yield from (f"{lead}{rest}{under}{text}" for text in _told(node))
         yield from _below(graph, node.id, lead + rest, seen)
     if more:
-        yield f"{lead}└ and up to {more:,} more"
+        yield f"{lead}└ and about {more:,} more"

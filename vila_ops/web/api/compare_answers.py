@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from components.runtime.metric_rows import Numbers
 from vila_ops.comparing.chosen import Chosen, Problem
 from vila_ops.comparing.disagreements import Answer, Disagreement
 from vila_ops.comparing.overlay import AXES, Line, Overlay, line_label
 from vila_ops.comparing.report import Report
 from vila_ops.comparing.shots import ShotLines
-from vila_ops.metric_rows import Numbers
 from vila_ops.metric_units import unit_of
 from vila_ops.paired import LEVEL, POWER, Row
 from vila_ops.samples import Samples

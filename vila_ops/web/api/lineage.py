@@ -54,7 +54,7 @@ class GraphOut(BaseModel):
     nodes: list[NodeOut]
     edges: list[EdgeOut]
     left_out: dict[str, int] = Field(
-        description="By node: how many neighbours there may be that are not here."
+        description="By node: about how many neighbours there are that are not here."
     )
     notes: list[str]
 
