@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import hashlib
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -52,17 +53,21 @@ def resume_verdict(asked: Resume, candidate: Candidate) -> Verdict:
     names = sorted(trained) if asked.tasks == "all" else list(asked.tasks)
     found: dict[str, Any] = {}
     problems: list[str] = []
+    fixes: list[str] = []
     for name in names:
         if name not in trained:
             problems.append(f"{name} is no training behind this model")
             continue
         found[name], problem = _resumed(candidate, trained[name])
-        if problem:
-            problems.append(f"{name}: {problem}")
+        if not problem:
+            continue
+        problems.append(f"{name}: {problem}")
+        fix = f"vila verify resume {candidate.run_id} --task {name}"
+        if found[name] is not None:
+            fix = f"what differs is in {found[name]['place']}: mend it, then train {name} again"
+        fixes.append(fix)
     if not names:
         problems.append("the run has no record of a training of this model")
-    run = candidate.run_id
-    fix = "; ".join(f"vila verify resume {run} --task {name}" for name in names if name in trained)
     return _verdict(
         "resume",
         "resumption proven",
@@ -70,26 +75,29 @@ def resume_verdict(asked: Resume, candidate: Candidate) -> Verdict:
         "; ".join(problems) or f"{len(names)} trainings are equal to the bit",
         f"a certificate of {'each training' if asked.tasks == 'all' else ', '.join(names)}",
         {"certificates": found},
-        fix,
+        "; ".join(fixes),
     )
 
 
 def _resumed(candidate: Candidate, attempt: Attempt) -> tuple[dict[str, Any] | None, str]:
     """Return a training's certificate and what is wrong with it ("": nothing).
 
-    A task that came from the cache is looked for in the run that trained it, too.
+    A task that came from the cache is looked for in the run that trained it, too. Another proof
+    may take a certificate's place, so the evidence has its digest.
     """
     source = (attempt.finished or {}).get("cached_from") or {}
     for run in filter(None, (candidate.run_id, source.get("run_id"))):
         place = f"runs/{run}/certificates/resume-{attempt.task}.json"
         try:
-            value = json.loads(candidate.store.read(place))
+            data = candidate.store.read(place)
+            value = json.loads(data)
             kept = {name: value[name] for name in ("run_id", "task", "equal", "made_at")}
             kept |= {name: value.get(name) for name in ("resumed_from", "compared_at", "against")}
         except NotFound:
             continue
         except (ValueError, KeyError, TypeError):
             return None, f"{place} is no certificate"
+        kept |= {"place": place, "sha256": hashlib.sha256(data).hexdigest()}
         return kept, "" if kept["equal"] is True else "it did NOT resume to the same bits"
     return None, "no certificate"
 
@@ -102,14 +110,12 @@ def export_verdict(asked: Export, candidate: Candidate) -> Verdict:
     problem = "it is no version yet, and versions are what is exported"
     fix = "register it first: its run's own task does, or --force"
     if version is not None:
-        layout = asked.layouts[0] if asked.layouts else "transformers"
-        fix = f"vila registry export {version.name} --layout {layout} --to FOLDER"
         try:
             kept = certificates(candidate.store, version.model, version.number)
             found = {name: _certified(value, version) for name, value in kept.items()}
-            problem = _lacking(asked, found)
+            problem, fix = _lacking(asked, found, version)
         except (StoreError, ValueError, KeyError, TypeError) as error:
-            problem = f"the certificates can't be read: {error}"
+            problem, fix = f"the certificates can't be read: {error}", _remove(version)
     return _verdict(
         "export",
         "export equivalent",
@@ -125,22 +131,36 @@ def _certified(value: Any, version: Version) -> dict[str, Any]:
     proof = value["certificate"]
     return {
         "passed": certifies(value, version),
+        "artifact": value.get("artifact"),
         "max_abs_difference": proof.get("max_abs_difference"),
         "tolerance": proof.get("tolerance"),
         "compared_with": proof.get("compared_with"),
         "made_at": value.get("made_at"),
+        "made_by": value.get("made_by"),
     }
 
 
-def _lacking(asked: Export, found: dict[str, Any]) -> str:
+def _lacking(asked: Export, found: dict[str, Any], version: Version) -> tuple[str, str]:
+    """Return what is wrong with the certificates and what to do about it; "" for nothing."""
     good = [name for name in LAYOUTS if found.get(name, {}).get("passed")]
-    bad = [name for name in found if name not in good]
+    bad = sorted(name for name in found if name not in good)
     if bad:
-        return f"the certificate of {', '.join(sorted(bad))} does not hold for this version"
+        problem = f"the certificate of {', '.join(bad)} does not hold for this version"
+        return problem, _remove(version)
     lacking = [name for name in asked.layouts if name not in good]
+    fixes = [
+        f"vila registry export {version.name} --layout {name} --to FOLDER"
+        for name in lacking or ["transformers"]
+    ]
     if lacking or not good:
-        return f"no certificate of {', '.join(lacking) or 'any layout'}"
-    return ""
+        return f"no certificate of {', '.join(lacking) or 'any layout'}", "; ".join(fixes)
+    return "", ""
+
+
+def _remove(version: Version) -> str:
+    """No export writes such a certificate, and none replaces it: the first one stays."""
+    folder = f"registry/{version.model}/certificates/{version.number}"
+    return f"find out who wrote it, remove it from {folder} of the store, and export again"
 
 
 def licence_verdict(asked: Licences, candidate: Candidate) -> Verdict:
