@@ -366,7 +366,8 @@ def _unknown(test: NonInferior | Superior, key: Key, why: str, present: Version)
         "benchmark": key[0],
         "shots": key[1],
         "baseline_version": present.number,
-        "fix": f"evaluate both on the same {key[0]} (the present version is {present.name})",
+        "fix": f"evaluate both on the same {key[0]}; if it is a benchmark: vila eval "
+        f"{present.name} --benchmarks {key[0]} --data DIR, and the model likewise",
     }
     text = f"{name}: {_short(test)}: can't be told: {why}"
     return Verdict(False, text, None, kind_of(test), details)
