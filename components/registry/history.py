@@ -6,11 +6,11 @@ registry/<model>/history/<seq>.json   create-only; seq counts up from 1
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from components.registry.records import HistoryEntry, read_entry
+from components.registry.seen import Seen
 from vila_core.errors import Damaged, NotFound
 from vila_core.store import Store
 
@@ -53,30 +53,9 @@ def _read(store: Store, place: str) -> tuple[HistoryEntry, int]:
     return read_entry(data, place), len(data)
 
 
-class _Seen:
-    """Entries as they were read, by store, key and etag; the oldest go where it is too much."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit, self._size, self._lock = limit, 0, threading.Lock()
-        self._found: dict[tuple[str, str, str], tuple[HistoryEntry, int]] = {}
-
-    def get(self, key: tuple[str, str, str]) -> HistoryEntry | None:
-        with self._lock:
-            found = self._found.get(key)
-        return found[0] if found else None
-
-    def put(self, key: tuple[str, str, str], entry: HistoryEntry, size: int) -> None:
-        with self._lock:
-            if key not in self._found:
-                self._found[key] = (entry, size)
-                self._size += size
-            while self._size > self._limit and self._found:
-                self._size -= self._found.pop(next(iter(self._found)))[1]
-
-
 PARALLEL = 16
 """Entries that are read at a time from a remote store."""
-SEEN = _Seen(32 * 2**20)
+SEEN: Seen[HistoryEntry] = Seen(32 * 2**20)
 """What this process has read of remote histories; the limit is in bytes of their JSON."""
 
 

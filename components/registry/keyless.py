@@ -114,6 +114,16 @@ def examine_keyless(
     return UNKNOWN, "", "is signed by an identity of Sigstore that is not trusted"
 
 
+def state_of_root() -> tuple[str | int, ...]:
+    """Return what tells whether the roots that are believed are still the same file."""
+    given = os.environ.get("VILA_SIGSTORE_ROOT")
+    try:
+        stat = Path(given).expanduser().stat() if given else None
+    except OSError:
+        stat = None
+    return (given or "", *((stat.st_mtime_ns, stat.st_size) if stat else ()))
+
+
 def _verifier() -> Verifier:
     from sigstore.errors import Error
     from sigstore.models import TrustedRoot

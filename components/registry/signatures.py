@@ -5,16 +5,35 @@ registry/<model>/signatures/<kind>-<number>-<key>.json    create-only; kind: ver
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from components.registry.keyless import state_of_root
 from components.registry.keys import SigningKey
 from components.registry.records import HistoryEntry, Version
-from components.registry.signing import Statement, of_entry, of_version, sign
+from components.registry.seen import Seen
+from components.registry.signing import (
+    Signed,
+    Statement,
+    Trust,
+    examine,
+    of_entry,
+    of_version,
+    sign,
+)
 from vila_core.errors import AlreadyExists, NotFound
 from vila_core.jsonio import dumps
 from vila_core.store import Store
+
+PARALLEL = 16
+"""Signatures that are read at a time from a remote store."""
+BUNDLES: Seen[Mapping[str, Any]] = Seen(16 * 2**20)
+"""Signatures that were made later, of remote stores, by store, key and etag."""
+EXAMINED: Seen[Signed] = Seen(8 * 2**20)
+"""What was found, by all that it follows from: record, signatures, and whom one trusts."""
 
 
 class Signatures:
@@ -22,14 +41,59 @@ class Signatures:
 
     def __init__(self, store: Store, model: str) -> None:
         self._store, self._model = store, model
-        self._names = store.children(f"registry/{model}/signatures")
+        self._folder, self._root = f"registry/{model}/signatures", state_of_root()
+        self._remote = store.local_path(self._folder) is None
+        self._tags: dict[str, str] = {}
+        self._names: dict[str, list[str]] = {}
+        if self._remote:
+            self._tags = {k.rpartition("/")[2]: tag for k, tag in store.etags(f"{self._folder}/")}
+        for name in self._tags if self._remote else store.children(self._folder):
+            self._names.setdefault(_lead_of(name), []).append(name)
 
     def of(self, record: Version | HistoryEntry) -> list[Mapping[str, Any]]:
         """Return the bundles of a record: its own, and those that were made later."""
-        lead = _lead(record)
-        later = [self._read(name) for name in self._names if name.startswith(lead)]
+        later = [self._read(name) for name in self._names.get(_lead(record), ())]
         own = [] if record.signature is None else [record.signature]
         return own + [bundle for bundle in later if bundle is not None]
+
+    def examined(self, record: Version | HistoryEntry, trust: Trust) -> Signed:
+        """Return what is known of a record's signatures: see `examine`.
+
+        The record and its signatures are those of now; only what was found of the very same ones
+        before is not computed again.
+        """
+        bundles = self.of(record)
+        key = self._key(record, bundles, trust)
+        found = EXAMINED.get(key)
+        if found is None:
+            found = examine(bundles, statement_of(self._model, record), trust)
+            EXAMINED.put(key, found, 500)
+        return found
+
+    def _key(
+        self, record: Version | HistoryEntry, bundles: list[Mapping[str, Any]], trust: Trust
+    ) -> Hashable:
+        """Return all that the result follows from."""
+        try:
+            text = json.dumps(bundles)
+        except RecursionError:  # no signature of ours is so deep: it is only looked at once
+            return object()
+        return (
+            self._model,
+            type(record),
+            record.digest(),
+            hashlib.sha256(text.encode()).digest(),
+            tuple((one.key_id, one.name) for one in trust.keys.values()),
+            trust.identities,
+            self._root,
+        )
+
+    def all_examined(self, records: Sequence[Version | HistoryEntry], trust: Trust) -> list[Signed]:
+        """Return what is known of the signatures of many records, in their order."""
+        if not self._remote:
+            return [self.examined(record, trust) for record in records]
+        with ThreadPoolExecutor(PARALLEL) as pool:
+            return list(pool.map(lambda record: self.examined(record, trust), records))
 
     def add(self, record: Version | HistoryEntry, key: SigningKey) -> bool:
         """Sign a record that this key has not signed yet; return whether it had not."""
@@ -39,21 +103,30 @@ class Signatures:
         bundle = sign(statement_of(self._model, record), key)
         text = dumps(bundle, indent=1) + "\n"
         try:
-            place = f"registry/{self._model}/signatures/{name}"
-            self._store.write(place, text.encode(), create_only=True)
+            self._store.write(f"{self._folder}/{name}", text.encode(), create_only=True)
         except AlreadyExists:
             return False
-        self._names = sorted({*self._names, name})
+        names = self._names.setdefault(_lead(record), [])
+        names[:] = sorted({*names, name})
         return True
 
     def _read(self, name: str) -> Mapping[str, Any] | None:
+        place = f"{self._folder}/{name}"
+        key = (self._store.uri, place, self._tags[name]) if name in self._tags else None
+        found = BUNDLES.get(key) if key else None
+        if found is not None:
+            return found
         try:
-            value = json.loads(self._store.read(f"registry/{self._model}/signatures/{name}"))
+            data = self._store.read(place)
+            value = json.loads(data)
         except NotFound:
             return None
         except (ValueError, RecursionError):
             return {}  # no bundle: it is found to be bad
-        return value if isinstance(value, dict) else {}
+        found = value if isinstance(value, dict) else {}
+        if key:
+            BUNDLES.put(key, found, len(data))
+        return found
 
 
 def statement_of(model: str, record: Version | HistoryEntry) -> Statement:
@@ -65,6 +138,11 @@ def _lead(record: Version | HistoryEntry) -> str:
     if isinstance(record, Version):
         return f"version-{record.number}-"
     return f"entry-{record.seq}-"
+
+
+def _lead_of(name: str) -> str:
+    """Return what comes before the key in the name of a file."""
+    return name.rpartition("-")[0] + "-"
 
 
 def _signer(bundle: Mapping[str, Any]) -> str:

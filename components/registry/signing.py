@@ -39,6 +39,8 @@ class Signed:
     state: str
     by: str = ""
     text: str = ""
+    who: str = ""
+    """What somebody who is trusted is called here; "" for others."""
 
 
 @dataclass(frozen=True)
@@ -172,7 +174,7 @@ def _checked(bundle: Mapping[str, Any], statement: Statement, trust: Trust) -> S
         from components.registry.keyless import examine_keyless
 
         state, by, text = examine_keyless(bundle, payload, trust.identities)
-        return Signed(state, by, text)
+        return Signed(state, by, text, by if state == VALID else "")
     key_id = str(material["publicKey"]["hint"])
     key = trust.keys.get(key_id)
     if key is None:
@@ -180,7 +182,7 @@ def _checked(bundle: Mapping[str, Any], statement: Statement, trust: Trust) -> S
     signatures = [_bytes(one["sig"]) for one in envelope["signatures"]]
     if len(signatures) != 1 or not key.verifies(signatures[0], _encoded(payload)):
         return Signed(BAD, key_id, f"its signature was not made by key {key_id[:16]} ({key.name})")
-    return Signed(VALID, key_id, f"is signed by {key.name} (key {key_id[:16]})")
+    return Signed(VALID, key_id, f"is signed by {key.name} (key {key_id[:16]})", key.name)
 
 
 def _difference(signed: Any, statement: Statement) -> str:

@@ -13,8 +13,8 @@ from components.registry import blobs
 from components.registry.history import is_record, numbers_in
 from components.registry.records import HistoryEntry, Version, read_entry, read_version
 from components.registry.registry import Registry
-from components.registry.signatures import Signatures, statement_of
-from components.registry.signing import BAD, UNKNOWN, UNSIGNED, VALID, Trust, examine, trust_of_user
+from components.registry.signatures import Signatures
+from components.registry.signing import BAD, UNKNOWN, UNSIGNED, VALID, Trust, trust_of_user
 from vila_core.errors import Damaged, NotFound, StoreError, UserError
 from vila_core.store import Store
 
@@ -120,8 +120,7 @@ def verified_version(
     records += [entry for entry in entries if entry.moves and entry.alias == alias][-1:]
     signatures = Signatures(store, version.model)
     for record in records:
-        statement = statement_of(version.model, record)
-        signed = examine(signatures.of(record), statement, trust)
+        signed = signatures.examined(record, trust)
         what = version.name if record is version else f"the entry that put {name} where it is"
         if signed.state == BAD:
             raise Damaged(
@@ -301,10 +300,8 @@ class _Check:
                 )
 
     def _signed(self, records: Sequence[Version | HistoryEntry]) -> None:
-        for record in records:
-            signed = examine(
-                self._signatures.of(record), statement_of(self._model, record), self._trust
-            )
+        examined = self._signatures.all_examined(records, self._trust)
+        for record, signed in zip(records, examined, strict=True):
             self._found.signatures[signed.state] += 1
             if signed.state == BAD or (self._trust.anybody and signed.state != VALID):
                 if isinstance(record, Version):

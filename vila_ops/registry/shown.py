@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from components.registry import HistoryEntry, Registry, Version
-from components.registry.signatures import Signatures, statement_of
-from components.registry.signing import Trust, examine, trust_of_user
+from components.registry import Registry, Version
+from components.registry.signatures import Signatures
+from components.registry.signing import Signed, trust_of_user
 from vila_core.store import Store
 
 
@@ -20,7 +20,7 @@ def version(store: Store, found: Version) -> dict[str, Any]:
         "name": found.name,
         "digest": found.digest(),
         "aliases": sorted(alias for alias, number in aliases.items() if number == found.number),
-        "signed": _signed(signatures, found.model, found, trust),
+        "signed": _told(signatures.examined(found, trust)),
         "history": [
             entry.as_json() | {"signature": None, "evidence": {}}
             for entry in registry.history(found.model)
@@ -31,15 +31,13 @@ def version(store: Store, found: Version) -> dict[str, Any]:
 
 def history(store: Store, model: str) -> list[dict[str, Any]]:
     """Return all entries, oldest first, each with what is known of its signature."""
-    trust, signatures = trust_of_user(), Signatures(store, model)
+    entries = Registry(store).history(model)
+    examined = Signatures(store, model).all_examined(entries, trust_of_user())
     return [
-        entry.as_json() | {"signed": _signed(signatures, model, entry, trust)}
-        for entry in Registry(store).history(model)
+        entry.as_json() | {"signed": _told(signed)}
+        for entry, signed in zip(entries, examined, strict=True)
     ]
 
 
-def _signed(
-    signatures: Signatures, model: str, record: Version | HistoryEntry, trust: Trust
-) -> dict[str, str]:
-    found = examine(signatures.of(record), statement_of(model, record), trust)
+def _told(found: Signed) -> dict[str, str]:
     return {"state": found.state, "by": found.by, "text": found.text}
