@@ -27,6 +27,8 @@ if TYPE_CHECKING:
         Ed25519PublicKey,
     )
 
+OWN = "you"
+"""What this user's own key is called, where it has no other name."""
 _NAME = re.compile(r"[A-Za-z0-9@._+-]{1,80}")
 
 
@@ -165,7 +167,7 @@ def trusted_keys() -> dict[str, TrustedKey]:
     found = {key.key_id: key for path in paths for key in read_public(path)}
     own = own_key()
     if own is not None and own.key_id not in found:
-        found[own.key_id] = TrustedKey(own.key_id, "you", own.private.public_key())
+        found[own.key_id] = TrustedKey(own.key_id, OWN, own.private.public_key())
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -78,6 +79,9 @@ def print_entries(model: str, entries: Sequence[Mapping[str, Any]]) -> None:
             out.print(Text(f"      {entry['why']}"), soft_wrap=True)
         out.print(Text("      "), _signature(entry["signed"]), sep="", soft_wrap=True)
     word = "entry" if len(entries) == 1 else "entries"
+    states = Counter(entry["signed"]["state"] for entry in entries)
+    told = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+    out.print(Text(f"signatures: {told}", "bold red" if "bad" in states else ""), soft_wrap=True)
     out.print(
         Text(f"{len(entries)} {word}, the chain is whole; files: vila registry verify {model}"),
         soft_wrap=True,

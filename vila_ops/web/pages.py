@@ -18,6 +18,7 @@ from markupsafe import Markup
 from vila_core.errors import StoreError
 from vila_ops.cli.render import duration
 from vila_ops.web.roles import Role
+from vila_ops.web.signed import in_short
 from vila_ops.web.watch import Watch
 
 
@@ -59,6 +60,7 @@ def _environment() -> Environment:
         "number": number,
         "query": query,
         "breaks": breaks,
+        "in_short": in_short,
     }
     made.filters |= {"urlencode": path_part, "path": lambda text: quote(text, safe="/")}
     return made

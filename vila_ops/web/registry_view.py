@@ -15,8 +15,6 @@ from components.registry.gates.approvals import approvers, rejection
 from components.registry.history import entry_place, numbers_in
 from components.registry.records import read_entry
 from components.registry.registry import check_name
-from components.registry.signatures import Signatures, statement_of
-from components.registry.signing import examine, trust_of_user
 from components.registry.verify import Finding, check, verified_version
 from components.runtime.secrets import mask
 from vila_core.errors import Damaged, NotFound, UserError, VilaError
@@ -441,33 +439,6 @@ def _proven(value: object) -> bool | None:
         if isinstance(value.get(name), bool):
             return value[name]
     return None
-
-
-@dataclass(frozen=True)
-class Signed:
-    """What is known of a version's signature."""
-
-    state: str
-    text: str
-    problem: str = ""
-
-    @property
-    def badge(self) -> str:
-        """The class of its badge."""
-        return {"valid": "good", "bad": "bad"}.get(self.state, "")
-
-
-def signed(store: Store, version: Version) -> Signed:
-    """Return what is known of a version's signature, by whom this process trusts."""
-    try:
-        found = examine(
-            Signatures(store, version.model).of(version),
-            statement_of(version.model, version),
-            trust_of_user(),
-        )
-    except (VilaError, OSError) as error:
-        return Signed("unknown", "", str(error))
-    return Signed(found.state, found.text)
 
 
 def mirrors(store: Store, model: str) -> list[Status]:

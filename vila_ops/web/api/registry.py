@@ -10,6 +10,7 @@ from starlette.exceptions import HTTPException
 
 from components.registry import HistoryEntry
 from components.registry.gates.files import names as gate_names
+from components.registry.signing import Signed
 from vila_core.errors import Conflict, Damaged, NotFound, UserError
 from vila_core.store import Store
 from vila_ops.registry import rollback as deciding
@@ -21,6 +22,7 @@ from vila_ops.web.audit import note
 from vila_ops.web.forms import checked_json
 from vila_ops.web.judging import Question, judging_of
 from vila_ops.web.roles import Role, Viewer, needs, viewer_of
+from vila_ops.web.signed import Marks, marks
 from vila_ops.web.watch import Watch
 
 JUDGE_SECONDS = 60.0
@@ -38,6 +40,10 @@ Number = Annotated[int, Path(ge=1, le=10**9, description="Number of a version.")
 Most = Annotated[int, Query(ge=1, le=200, description="How many at most, the newest first.")]
 Skip = Annotated[int, Query(ge=0, le=10**9, description="How many of the newest to pass over.")]
 Promoter = Annotated[Viewer, Depends(needs(Role.promoter))]
+SignatureState = Annotated[
+    str,
+    Field(description="valid, bad, unsigned, unknown key, or unknown where it can't be checked."),
+]
 Reason = Annotated[str, Field(max_length=2000, description="Why; kept for ever.")]
 
 
@@ -126,7 +132,7 @@ class VersionOut(BaseModel):
     evidence: dict[str, Any]
     lineage: dict[str, Any]
     certificate: dict[str, Any]
-    signature: str = Field(description="valid, bad, unsigned, or that nobody trusts its key.")
+    signature: SignatureState
     signature_text: str
     files: list[FileOut]
     files_problem: str
@@ -147,6 +153,8 @@ class EntryOut(BaseModel):
     gates_passed: bool | None
     digest: str
     previous: str
+    signature: SignatureState
+    signature_text: str
     evidence: dict[str, Any]
 
 
@@ -239,7 +247,7 @@ def one_version(request: Request, model: Model, number: Number) -> VersionOut:
         if number not in view.numbers(store, model):
             raise HTTPException(404, row.problem)
         raise HTTPException(409, row.problem)
-    version, signed = row.version, view.signed(store, row.version)
+    version, signatures = row.version, marks(store, model, [row.version])
     try:
         files, problem = view.files(store, version.artifact.sha256)[0], ""
     except (NotFound, Damaged) as error:
@@ -253,8 +261,7 @@ def one_version(request: Request, model: Model, number: Number) -> VersionOut:
         evidence=dict(version.evidence),
         lineage=dict(version.lineage),
         certificate=dict(version.certificate),
-        signature=signed.state,
-        signature_text=signed.problem or signed.text,
+        **_signature(signatures, number),
         files=[FileOut(**vars(one)) for one in files],
         files_problem=problem,
     )
@@ -266,10 +273,11 @@ def history(request: Request, model: Model, limit: Most = 50, skip: Skip = 0) ->
     store = _store(request)
     _known(store, model)
     past = view.past(store, model)
-    newest = list(reversed(past.entries))
+    shown = past.entries[::-1][skip : skip + limit]
+    signatures = marks(store, model, shown)
     return HistoryOut(
-        entries=[_entry(one) for one in newest[skip : skip + limit]],
-        total=len(newest),
+        entries=[_entry(one, signatures) for one in shown],
+        total=len(past.entries),
         problem=past.broken,
     )
 
@@ -301,7 +309,7 @@ def promotion(request: Request, asked: PromoteIn) -> PromoteOut:
     if judged is None:
         raise HTTPException(503, "the gates are still being asked; send the same again")
     if asked.dry_run:
-        return _promotion(judged, dry_run=True, entry=None)
+        return _promotion(judged, dry_run=True)
     if not judged.passed and not asked.force:
         failed = "; ".join(one.text for one in judged.verdicts if not one.passed)
         raise HTTPException(409, f"{judged.what} is not promoted, gates failed: {failed}"[:2000])
@@ -311,7 +319,8 @@ def promotion(request: Request, asked: PromoteIn) -> PromoteOut:
         raise HTTPException(409, str(error)) from None
     finally:
         desk.drop(judged)
-    return _promotion(judged, dry_run=False, entry=entry)
+    told = _entry(entry, marks(store, judged.model, [entry]))
+    return _promotion(judged, dry_run=False, entry=told)
 
 
 @router.post("/models/{model}/rollback")
@@ -333,7 +342,7 @@ def rollback(request: Request, model: Model, viewer: Promoter, asked: RollbackIn
         )
     except (Conflict, Damaged, UserError) as error:
         raise HTTPException(409, str(error)) from None
-    return _entry(entry)
+    return _entry(entry, marks(store, model, [entry]))
 
 
 @router.post("/models/{model}/versions/{number}/approve")
@@ -363,11 +372,12 @@ def _decide(
     decide = deciding.approve if kind == "approve" else deciding.reject
     try:
         view.believable(store, model)
-        return _entry(decide(store, name, why=asked.why, who=viewer.name))
+        entry = decide(store, name, why=asked.why, who=viewer.name)
     except UserError as error:
         raise HTTPException(422, str(error)) from None
     except Damaged as error:
         raise HTTPException(409, str(error)) from None
+    return _entry(entry, marks(store, model, [entry]))
 
 
 def _known(store: Store, model: str) -> None:
@@ -417,7 +427,13 @@ def _row(model: str, row: view.Row) -> VersionRow:
     )
 
 
-def _entry(one: HistoryEntry) -> EntryOut:
+def _signature(signatures: Marks, number: int) -> dict[str, str]:
+    """Return what EntryOut and VersionOut tell of a signature."""
+    signed = signatures.found.get(number) or Signed("unknown", text=signatures.problem)
+    return {"signature": signed.state, "signature_text": signed.text}
+
+
+def _entry(one: HistoryEntry, signatures: Marks) -> EntryOut:
     return EntryOut(
         seq=one.seq,
         kind=one.kind,
@@ -431,6 +447,7 @@ def _entry(one: HistoryEntry) -> EntryOut:
         gates_passed=view.passed(one.evidence),
         digest=one.digest(),
         previous=one.previous,
+        **_signature(signatures, one.seq),
         evidence=dict(one.evidence),
     )
 
@@ -449,7 +466,7 @@ def _verdicts(evidence: Any) -> list[VerdictOut]:
     ]
 
 
-def _promotion(judged: Judgement, *, dry_run: bool, entry: HistoryEntry | None) -> PromoteOut:
+def _promotion(judged: Judgement, *, dry_run: bool, entry: EntryOut | None = None) -> PromoteOut:
     return PromoteOut(
         dry_run=dry_run,
         passed=judged.passed,
@@ -460,7 +477,7 @@ def _promotion(judged: Judgement, *, dry_run: bool, entry: HistoryEntry | None) 
         gates_name=judged.gates_name,
         gates=_verdicts(judged.evidence),
         evidence=dict(judged.evidence),
-        entry=_entry(entry) if entry else None,
+        entry=entry,
     )
 
 

@@ -30,6 +30,7 @@ from vila_ops.web.pages import page
 from vila_ops.web.parts import Part, part
 from vila_ops.web.roles import Role, Viewer, needs, viewer_of
 from vila_ops.web.routes.lineage import shown
+from vila_ops.web.signed import marks
 from vila_ops.web.watch import Watch
 
 WAIT_SECONDS = 3.0
@@ -115,13 +116,16 @@ def one_model(
     history_at, history_pages = _cut(history, len(past.entries), HISTORY_ROWS)
     newest = list(reversed(past.entries))
     wanted = all_numbers[(at - 1) * view.PAGE_ROWS : at * view.PAGE_ROWS]
+    rows = view.rows(store, model, wanted, past)
     return page(
         request,
         "registry_model.html",
         model=model,
         past=past,
         wrong=_wrong(store, model, past),
-        rows=view.rows(store, model, wanted, past),
+        marks=marks(store, model, past.entries),
+        rows=rows,
+        version_marks=marks(store, model, [one.version for one in rows if one.version]),
         total=len(all_numbers),
         at=at,
         pages=pages,
@@ -176,6 +180,7 @@ def one_entry(request: Request, model: str, seq: Number) -> Response:
         past=past,
         wrong=_wrong(store, model, past),
         one=found,
+        marks=marks(store, model, [found]),
         found=view.grouped(view.verdicts(found.evidence)),
         evidence=view.told(found.evidence),
     )
@@ -236,7 +241,8 @@ def one_version(request: Request, model: str, number: Number) -> Response:
         metrics=metrics[:500],
         believed=part(lambda: view.believable(store, model, number)),
         headline=[one for one in metrics if _tells(one[0])][:MOST_HEADLINE],
-        signed=view.signed(store, version),
+        signed=marks(store, model, [version]).found.get(number),
+        marks=marks(store, model, past.entries),
         files=part(lambda: view.files(store, version.artifact.sha256)),
         certificates=part(lambda: view.certificates(store, version)),
         mirrors=part(lambda: view.mirrors(store, model)),
@@ -328,6 +334,7 @@ def _rollback_page(
         natural=natural,
         to=to if to in choices else natural or (choices[0] if choices else None),
         again=again,
+        marks=marks(store, model, past.entries),
         entries=[one for one in reversed(past.entries) if one.alias == alias][:20],
     )
 
