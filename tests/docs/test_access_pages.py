@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from test_tutorial import ROOT
+from page_commands import ROOT
 
 from vila_ops.web import audit, guard, limits, revoked, sessions
 from vila_ops.web.oidc_config import Allow, OidcConfig, Roles, load_oidc

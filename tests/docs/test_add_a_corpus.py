@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_tutorial import ROOT, commands
+from page_commands import ROOT, commands
 
 from tests.data.make import picture, write_images
 from vila_core.data.readers import reader_of

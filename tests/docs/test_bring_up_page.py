@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from test_tutorial import ROOT, commands
+from page_commands import ROOT, commands
 
 from vila_ops.cluster.config import load_cluster
 from vila_ops.cluster.manifests import manifests

@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-from test_tutorial import ROOT, commands
+from page_commands import ROOT, commands
 from typer.testing import CliRunner
 
 from tests.compare.evaluated import answers, make_run

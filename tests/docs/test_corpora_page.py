@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from test_tutorial import ROOT
+from page_commands import ROOT
 
 from vila_core.data.readers import READERS
 from vila_core.data.readers.common import Options

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from test_tutorial import ROOT
+from page_commands import ROOT
 
 from vila_core.data.download.reasons import REASONS
 from vila_core.data.download.settings import DownloadConfig

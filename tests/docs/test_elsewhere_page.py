@@ -5,8 +5,8 @@ import runpy
 from pathlib import Path
 
 import pytest
+from page_commands import ROOT
 from PIL import Image
-from test_tutorial import ROOT
 
 from components.registry import Registry, Version
 from vila_core.store import open_store, publish

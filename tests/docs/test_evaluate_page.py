@@ -5,7 +5,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-from test_tutorial import ROOT, commands
+from page_commands import ROOT, commands
 from typer.testing import CliRunner
 
 from vila_core.eval.benchmark import benchmark

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from test_tutorial import ROOT
+from page_commands import ROOT
 from typer.testing import CliRunner
 
 from components.registry.gates import conditions

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from test_tutorial import ROOT
+from page_commands import ROOT
 
 from vila_ops.cluster.config import ROLES, load_cluster
 

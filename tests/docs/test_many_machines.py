@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-from test_tutorial import ROOT, commands
+from page_commands import ROOT, commands
 from typer.testing import CliRunner
 
 from tests.data.test_data_prepare import tree

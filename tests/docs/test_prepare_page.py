@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import yaml
-from test_tutorial import ROOT
+from page_commands import ROOT
 
 from vila_core.config import validate
 from vila_core.stages.prepare import Config

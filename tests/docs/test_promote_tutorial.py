@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from test_tutorial import ROOT, commands
+from page_commands import ROOT, run_page
 
 TUTORIAL = ROOT / "docs" / "tutorials" / "promote.md"
 
@@ -37,19 +34,7 @@ def test_every_command_works(tmp_path: Path) -> None:
         "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
         "COLUMNS": "80",
     }
-    printed: dict[str, str] = {}
-    for command in commands(TUTORIAL):
-        program, *arguments = shlex.split(command)
-        assert program == "vila"
-        done = subprocess.run(
-            [sys.executable, "-m", "vila_ops.cli.main", *arguments],
-            cwd=place,
-            env=environment,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-        printed[command] = done.stdout
+    printed = run_page(TUTORIAL, environment, place)
 
     def of(start: str) -> str:
         return next(text for command, text in printed.items() if command.startswith(start))

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from test_tutorial import ROOT
+from page_commands import ROOT
 from typer.testing import CliRunner
 
 from vila_ops.cli.main import app

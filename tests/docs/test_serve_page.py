@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from test_tutorial import ROOT, commands
+from page_commands import ROOT, commands
 from typer.testing import CliRunner
 
 from vila_core.miniature.words import build_tokenizer

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_tutorial import ROOT, commands
+from page_commands import ROOT, commands
 
 TUTORIAL = ROOT / "docs" / "tutorials" / "your-own-data.md"
 

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import Vila
+from toy_vila import Vila
 
 from components.registry import Registry, Version
 from vila_core.errors import UserError

@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, TOYS, Vila
 from test_control import SLOW, stepped, until
 from test_run import digests, show, statuses
+from toy_vila import ROOT, TOYS, Vila
 
 from components.runtime import record
 from vila_core.store import Store, open_store

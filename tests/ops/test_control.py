@@ -9,8 +9,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import Vila
 from test_run import digests, show, statuses
+from toy_vila import Vila
 
 pytestmark = pytest.mark.slow
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import Vila
+from toy_vila import Vila
 
 from components.registry import Registry, Version
 from tests.model.test_layouts import make

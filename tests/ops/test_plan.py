@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Vila
+from toy_vila import Vila
 
 from vila_core.model import load_preset
 from vila_core.stages import prepare

@@ -6,9 +6,9 @@ import signal
 from pathlib import Path
 
 import pytest
-from conftest import Vila
 from test_control import steps_of, until
 from test_run import digests, show, statuses
+from toy_vila import Vila
 
 pytestmark = pytest.mark.slow
 

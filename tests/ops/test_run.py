@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Vila
+from toy_vila import Vila
 
 
 def show(vila: Vila, run: str = "last") -> dict[str, Any]:

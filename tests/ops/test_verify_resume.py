@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
+from toy_vila import Vila
 
 from components.runtime.record import create_run
-from tests.ops.conftest import Vila
 from tests.runtime.conftest import ROOT, Tasks
 from vila_core.errors import UserError
 from vila_core.store import Store, open_store
