@@ -45,8 +45,8 @@ def test_mistakes(
 
 
 def test_a_provider_alone_is_enough() -> None:
-    check_host("0.0.0.0", guarded=True)
-    check_host("127.0.0.1", guarded=False)
+    check_host("0.0.0.0", guarded=True, ways="--oidc FILE")
+    check_host("127.0.0.1", guarded=False, ways="--oidc FILE")
 
 
 def test_the_audit_log(store: Store) -> None:

@@ -76,10 +76,10 @@ def serving(
     )
     app = create_app(holder, fetch, tokens)
     server = QuietServer(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=20))
-    with listening("127.0.0.1", 0) as sock:
+    with listening("127.0.0.1", 0) as (sock, address):
         thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
         thread.start()
-        one = Serving(f"http://127.0.0.1:{sock.getsockname()[1]}", holder)
+        one = Serving(address, holder)
         holder.start(lambda: None)
         try:
             until = time.monotonic() + 240

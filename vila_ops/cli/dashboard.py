@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vila_ops.cli.options import StoreOption, store_uri
+from vila_ops.cli.options import HostOption, PortOption, StoreOption, store_uri
 
 app = typer.Typer(
     help="Show the runs in the browser.", invoke_without_command=True, no_args_is_help=False
@@ -17,12 +17,8 @@ app = typer.Typer(
 @app.callback()
 def dashboard(
     context: typer.Context,
-    host: Annotated[
-        str, typer.Option("--host", metavar="ADDRESS", help="Address to listen on.")
-    ] = "127.0.0.1",
-    port: Annotated[
-        int, typer.Option("--port", min=0, max=65535, help="Port; 0 takes a free one.")
-    ] = 8080,
+    host: HostOption = "127.0.0.1",
+    port: PortOption = 8080,
     tokens: Annotated[
         Path | None,
         typer.Option(
@@ -67,7 +63,8 @@ def dashboard(
     from vila_ops.web.serve import check_host, serve
     from vila_ops.web.tokens import Tokens
 
-    check_host(host, guarded=tokens is not None or oidc is not None)
+    guarded = tokens is not None or oidc is not None
+    check_host(host, guarded=guarded, ways="--tokens FILE or --oidc FILE")
     known = None if tokens is None else Tokens(tokens)
     provider = None if oidc is None else Provider(load_oidc(oidc))
     opened = open_store(store_uri(store))

@@ -21,6 +21,10 @@ UnsignedOption = Annotated[
     bool,
     typer.Option("--allow-unsigned", help="Take a version that nobody you trust has signed."),
 ]
+HostOption = Annotated[str, typer.Option("--host", metavar="ADDRESS", help="Address to listen on.")]
+PortOption = Annotated[
+    int, typer.Option("--port", min=0, max=65535, help="Port; 0 takes a free one.")
+]
 RunArgument = Annotated[
     str, typer.Argument(metavar="RUN", help="Run id, its beginning, a run's name, or 'last'.")
 ]

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vila_ops.cli.options import StoreOption, store_uri
+from vila_ops.cli.options import HostOption, PortOption, StoreOption, store_uri
 
 
 def add(app: typer.Typer) -> None:
@@ -19,12 +19,8 @@ def serve(
     model: Annotated[
         str, typer.Argument(help="NAME@ALIAS or NAME@VERSION of the registry, a run, or a folder.")
     ],
-    host: Annotated[
-        str, typer.Option("--host", metavar="ADDRESS", help="Address to listen on.")
-    ] = "127.0.0.1",
-    port: Annotated[
-        int, typer.Option("--port", min=0, max=65535, help="Port; 0 takes a free one.")
-    ] = 8000,
+    host: HostOption = "127.0.0.1",
+    port: PortOption = 8000,
     tokens: Annotated[
         Path | None,
         typer.Option(
@@ -81,7 +77,7 @@ def serve(
     store: StoreOption = None,
 ) -> None:
     """Serve a model behind an OpenAI-compatible chat endpoint."""
-    from vila_core.errors import UserError, require
+    from vila_core.errors import require
     from vila_ops.serving.checks import check_choices
 
     check_choices(device, precision, template)
@@ -89,13 +85,9 @@ def serve(
         require(module, extra="web", why="serve a model")
     for module in ("torch", "transformers"):
         require(module, extra="train", why="serve a model")
-    from vila_ops.web.access import is_loopback
+    from vila_ops.web.serve import check_host
 
-    if tokens is None and not is_loopback(host):
-        raise UserError(
-            f"--host {host}: others can reach it, so it needs --tokens FILE; "
-            "fix: vila dashboard token --name YOU --file FILE makes one"
-        )
+    check_host(host, guarded=tokens is not None, ways="--tokens FILE")
     from vila_core.store import open_store
     from vila_ops.serving.app import create_app
     from vila_ops.serving.holder import Holder, Opening

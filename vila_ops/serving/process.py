@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import signal
 import threading
 from collections.abc import Callable
 from types import FrameType
 
-import uvicorn
 from starlette.applications import Starlette
 
 from vila_ops.serving.holder import LAST_S, Holder
-from vila_ops.web.serve import QuietServer, listening
+from vila_ops.web.serve import listening, make_server, on_end
 
 KEEP_ALIVE_S = 30
 
@@ -31,17 +29,11 @@ def serve(
     SIGHUP loads what the model's name means then; a second SIGTERM or SIGINT ends at once. Raises
     UserError for an address that can't be listened on, and what loading raises.
     """
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("vila.serve").setLevel(logging.INFO)
-    server = QuietServer(
-        uvicorn.Config(
-            app,
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_keep_alive=KEEP_ALIVE_S,
-            timeout_graceful_shutdown=int(grace_s + 2 * LAST_S),
-        )
+    server = make_server(
+        app,
+        "vila.serve",
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=int(grace_s + 2 * LAST_S),
     )
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -55,12 +47,10 @@ def serve(
     def fail() -> None:
         server.should_exit = True
 
-    with listening(host, port) as sock:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, stop)
+    with listening(host, port) as (sock, address):
+        on_end(stop)
         signal.signal(signal.SIGHUP, lambda number, frame: holder.reload())
-        shown = f"[{host}]" if ":" in host else host
-        say(f"serving {holder.id} at http://{shown}:{sock.getsockname()[1]}/v1, loading …")
+        say(f"serving {holder.id} at {address}/v1, loading …")
         holder.start(fail)
         server.run(sockets=[sock])
     if holder.failure is not None:

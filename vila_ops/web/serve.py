@@ -1,4 +1,4 @@
-"""The dashboard's process: a socket, a server, and an orderly end."""
+"""A server's process: a socket, a server, and an orderly end; the dashboard's with them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from vila_core.errors import UserError
 from vila_ops.web.access import is_loopback
@@ -21,11 +22,14 @@ MOST_CONNECTIONS = 512
 """Those above are answered with 503: slow clients must not take all memory."""
 
 
-def check_host(host: str, *, guarded: bool) -> None:
-    """Raise UserError for an address that others can reach while nobody has to log in."""
+def check_host(host: str, *, guarded: bool, ways: str) -> None:
+    """Raise UserError for an address that others can reach while nobody has to log in.
+
+    `ways` are the options that would ask them to.
+    """
     if not guarded and not is_loopback(host):
         raise UserError(
-            f"--host {host}: others can reach it, so it needs --tokens FILE or --oidc FILE; "
+            f"--host {host}: others can reach it, so it needs {ways}; "
             "fix: vila dashboard token --name YOU --file FILE makes a token"
         )
 
@@ -35,27 +39,19 @@ def serve(app: FastAPI, host: str, port: int, say: Callable[[str], None]) -> Non
 
     Raises UserError for an address that can't be listened on.
     """
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("vila.audit").setLevel(logging.INFO)
-    config = uvicorn.Config(
+    server = make_server(
         app,
-        log_config=None,
-        access_log=False,
-        proxy_headers=False,  # the guard believes those proxies alone that it was told of
+        "vila.audit",
         limit_concurrency=MOST_CONNECTIONS,
-        server_header=False,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
-    server = QuietServer(config)
 
     def stop(number: int, frame: FrameType | None) -> None:
         server.should_exit = True
 
-    with listening(host, port) as taken:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, stop)
-        shown = f"[{host}]" if ":" in host else host
-        say(f"dashboard: http://{shown}:{taken.getsockname()[1]}")
+    with listening(host, port) as (taken, address):
+        on_end(stop)
+        say(f"dashboard: {address}")
         server.run(sockets=[taken])
 
 
@@ -64,13 +60,37 @@ class QuietServer(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Leave signals to `serve`: uvicorn would raise them again, and the exit code be theirs."""
+        """Leave signals to `on_end`: uvicorn would raise them again, the exit code be theirs."""
         yield
 
 
+def make_server(app: ASGIApp, log: str, **limits: int) -> QuietServer:
+    """Return a server of `app` that logs what our logger `log` tells, and no request.
+
+    `limits` are settings of uvicorn's.
+    """
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger(log).setLevel(logging.INFO)
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,  # a proxy is believed by those alone who were told of it
+        server_header=False,
+        **limits,  # type: ignore[arg-type]
+    )
+    return QuietServer(config)
+
+
+def on_end(stop: Callable[[int, FrameType | None], None]) -> None:
+    """Let `stop` answer SIGTERM and SIGINT."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+
+
 @contextlib.contextmanager
-def listening(host: str, port: int) -> Iterator[socket.socket]:
-    """Give a socket that listens there. Raises UserError for an address where none can."""
+def listening(host: str, port: int) -> Iterator[tuple[socket.socket, str]]:
+    """Give a socket that listens there, and its URL. Raises UserError where none can."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         made = socket.create_server(address, family=family, backlog=128)
@@ -82,4 +102,5 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
             "fix: another --port, or 0 for a free one"
         ) from None
     with made:
-        yield made
+        shown = f"[{host}]" if ":" in host else host
+        yield made, f"http://{shown}:{made.getsockname()[1]}"
