@@ -94,17 +94,25 @@ def test_times_are_in_the_viewers_zone(browser: Browser, told: Told) -> None:
         expect(page.locator("main")).to_contain_text("19:00:00")
 
 
-def test_what_comes_in_moves_nothing_that_is_there(browser: Browser, told: Told) -> None:
+@pytest.mark.parametrize("path", ["/", "/?group=recipe"])
+def test_what_comes_in_moves_nothing_that_is_there(browser: Browser, told: Told, path: str) -> None:
     with watched(browser, told.url) as window:
-        page = window.open("/")
+        page = window.open(path)
         page.evaluate(
             "() => { window.shifts = 0; new PerformanceObserver(list => { "
             "for (const e of list.getEntries()) if (!e.hadRecentInput) window.shifts += e.value; "
             "}).observe({type: 'layout-shift', buffered: false}); }"
         )
+        rows = page.locator("table.runs tbody tr")
+        before = rows.count()
         text = told.store.read(f"runs/{told.story.first.run_id}/run.json")
         newer = text.replace(b"story-1129-100000-aaaa", b"newer-1129-120000-cccc")
         told.store.write("runs/newer-1129-120000-cccc/run.json", newer)
-        news = re.compile(r"new run|newer-1129")
-        expect(page.locator("body")).to_contain_text(news, timeout=20_000)
+        button = page.locator("#new-rows")
+        expect(button).to_have_text("1 new run: show it", timeout=20_000)
+        assert rows.count() == before
+        if "group" in path:
+            expect(page.locator("tr.sum")).to_contain_text("3 runs")
         assert page.evaluate("window.shifts") < 0.01
+        button.click()
+        expect(rows).to_have_count(before + 1)

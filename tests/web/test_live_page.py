@@ -101,3 +101,45 @@ def test_new_runs_are_announced_and_rows_renewed(
     assert page.locator("#rows tr", has_text=RUN).locator("input").is_checked()
     dashboards[0].end(15)
     expect(page.locator("#tools [role=status]")).to_have_text("not live", timeout=LATER)
+
+
+def test_groups_are_renewed_and_new_ones_announced(
+    folder_store: Store, dashboards: list[Dashboard], tmp_path: Path, browser: Browser
+) -> None:
+    write_run(folder_store, RUN)
+    record.begin_driver(folder_store, RUN)
+    dashboards.append(Dashboard("--store", folder_store.uri, env={}, cwd=tmp_path))
+    page = browser.new_page()
+    problems: list[str] = []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.goto(f"http://127.0.0.1:{dashboards[0].port}/?group=name")
+    group = page.locator("#groups tbody")
+    expect(group).to_have_count(1, timeout=LATER)
+    expect(group.locator("tr.sum")).to_contain_text("1 run")
+    row = group.locator("tr", has_text=RUN)
+    row.locator("input").check()
+
+    write_end(folder_store, RUN, "succeeded")
+    expect(row).to_contain_text("succeeded", timeout=LATER)
+    expect(group.locator("tr.sum")).to_contain_text("succeeded 1")
+    expect(group.locator("tr.sum strong").first).to_have_text("0.5")  # now it has a mean
+    assert row.locator("input").is_checked()
+    button = page.locator("#new-rows")
+    expect(button).to_have_count(0)
+
+    write_run(folder_store, "toy-1129-101011-bbbb")
+    expect(button).to_have_text("1 new run: show it", timeout=LATER)
+    expect(group.locator("tr.sum")).to_contain_text("2 runs")
+    expect(group.locator("tr")).to_have_count(2)
+    write_run(folder_store, "other-1129-101012-cccc")
+    write_run(folder_store, "other-1129-101013-dddd")
+    expect(button).to_have_text("1 new group and 1 new run: show them", timeout=LATER)
+    expect(page.locator("#page-of")).to_contain_text("4 runs in 2 groups")
+    expect(group).to_have_count(1)
+
+    button.click()
+    expect(group).to_have_count(2)
+    expect(button).to_have_count(0)
+    expect(page.locator("#groups tr")).to_have_count(1 + 2 + 2 + 2)  # the head, sums and runs
+    assert page.locator("#groups tr", has_text=RUN).locator("input").is_checked()
+    assert not problems

@@ -4,6 +4,7 @@
 //   <meta name="changes">        a URL whose answer changes when the page would: asked while the page is seen
 //   data-live id="…"             a part of the page that then takes what a new copy of the page has there
 //   data-live="rows" id="…"      rows with data-key: known ones are renewed, new ones announced by a button
+//   data-live="groups" id="…"    a table of such groups of rows, each with data-key; `:sum` is no run's row
 //   data-rows                    a table whose rows j and k walk through; Enter opens, x chooses
 //   data-copy="text"             a button that copies; without text, the page's address
 //   data-confirm="question"      a form that asks first
@@ -91,23 +92,39 @@ function renewChildren(old, fresh) {
 }
 
 function renewRows(old, fresh) {
-  const rows = new Map([...old.children].map((row) => [row.dataset.key, row]));
-  let unknown = 0;
-  for (const row of fresh.children) {
-    const known = rows.get(row.dataset.key);
-    if (known) renew(known, row);
-    else unknown += 1;
-  }
-  announce(unknown, () => renewChildren(old, fresh));
+  announce({ run: renewKnown(old.children, fresh.children) }, () => renewChildren(old, fresh));
 }
 
-function announce(count, show) {
+function renewGroups(old, fresh) {
+  let run = 0;
+  const group = renewKnown(old.tBodies, fresh.tBodies, (known, one) => {
+    run += renewKnown(known.children, one.children);
+  });
+  announce({ group, run }, () => renewChildren(old, fresh));
+}
+
+// Renew what is there by its key; return how many are not. What is about others (`:sum`) is not counted.
+function renewKnown(old, fresh, renewOne = renew) {
+  const there = new Map([...old].map((one) => [one.dataset.key, one]));
+  let unknown = 0;
+  for (const one of fresh) {
+    const known = there.get(one.dataset.key);
+    if (known) renewOne(known, one);
+    else if (!one.dataset.key.startsWith(":")) unknown += 1;
+  }
+  return unknown;
+}
+
+function announce(counts, show) {
   document.getElementById("new-rows")?.remove();
-  if (!count) return;
+  const found = Object.entries(counts).filter(([, count]) => count);
+  if (!found.length) return;
+  const words = found.map(([word, count]) => `${count} new ${word}${count === 1 ? "" : "s"}`);
+  const one = found.length === 1 && found[0][1] === 1;
   const button = document.createElement("button");
   button.id = "new-rows";
   button.className = "toast main";
-  button.textContent = count === 1 ? "1 new run: show it" : `${count} new runs: show them`;
+  button.textContent = `${words.join(" and ")}: show ${one ? "it" : "them"}`;
   button.addEventListener("click", () => {
     show();
     showTimes();
@@ -124,6 +141,7 @@ async function refresh() {
     const other = fresh.getElementById(part.id);
     if (!other) continue;
     if (part.dataset.live === "rows") renewRows(part, other);
+    else if (part.dataset.live === "groups") renewGroups(part, other);
     else renew(part, other);
   }
   showTimes();
