@@ -103,7 +103,7 @@ def test_a_killed_task_fails_the_run_and_resume_continues(
 
 
 def test_a_run_in_the_background_is_followed_and_stopped(vila: Vila, recipe: Path):
-    run_id = vila("run", recipe, "--detach", *SLOW).strip()
+    run_id = vila("run", recipe, "--detach", *SLOW, "--set", "grow.steps=60").strip()
     until(lambda: stepped(vila))
     assert show(vila, run_id)["status"] == "running"
     assert "is running" in vila("resume", run_id, code=2)
