@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from conftest import Vila
+from toy_vila import Vila
 
 from components.registry import Registry, Version
 from tests.eval.benchmarks.samples_choice import make_pope

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from conftest import Vila
 from safetensors.torch import load_file, save_file
 from test_verify_resume import checkpoint, sign
+from toy_vila import Vila
 
 from components.registry import Registry
 from components.registry.certificates import certificates, place
