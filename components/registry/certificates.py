@@ -14,7 +14,7 @@ from components.registry.users import user_name
 from components.runtime.record import now
 from vila_core.errors import AlreadyExists, UserError
 from vila_core.jsonio import dumps
-from vila_core.model.layouts import check_layout
+from vila_core.layouts import check_layout
 from vila_core.store import Store
 
 

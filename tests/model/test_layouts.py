@@ -15,8 +15,9 @@ from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 from tests.model.folders import TEXT, TOWER, write_language_model, write_tower
 from vila_core.errors import UserError
+from vila_core.layouts import LAYOUTS
 from vila_core.model import build, load, load_tokenizer, save
-from vila_core.model.layouts import LAYOUTS, exchange, keys
+from vila_core.model.layouts import exchange, keys
 from vila_core.model.layouts.contents import read_ours, write_ours
 from vila_core.model.layouts.files import read_tensors
 from vila_core.model.presets import ModelConfig

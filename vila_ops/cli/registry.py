@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vila_core.errors import EXIT_FAILED
-from vila_core.model.layouts import OURS
+from vila_core.layouts import OURS
 from vila_ops.cli import registry_keys
 from vila_ops.cli.options import JsonOption, StoreOption, UnsignedOption, store_uri
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from components.registry import Version
 from vila_core.errors import StoreError
-from vila_core.model.layouts import OURS
+from vila_core.layouts import OURS
 from vila_core.store import Store
 from vila_ops.registry.architecture import Architecture, architecture
 from vila_ops.registry.card_results import evaluation, gates, limits

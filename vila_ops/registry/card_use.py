@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from components.registry import Version
-from vila_core.model.layouts import OURS
+from vila_core.layouts import OURS
 from vila_ops.registry.escape import one_line
 
 _PROJECTORS = {

@@ -17,7 +17,7 @@ from components.registry.verify import verified_version
 from vila_core.aside import aside
 from vila_core.errors import require
 from vila_core.jsonio import dumps
-from vila_core.model.layouts import OURS, FolderLayout, check_layout
+from vila_core.layouts import OURS, FolderLayout, check_layout
 from vila_core.store import Store, fetch
 from vila_ops.registry.card import card
 

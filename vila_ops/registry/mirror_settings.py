@@ -18,7 +18,7 @@ from components.registry import HistoryEntry
 from components.runtime.secrets import mask_text
 from vila_core.config import Frozen, read_yaml, validate
 from vila_core.errors import UserError
-from vila_core.model.layouts import FolderLayout
+from vila_core.layouts import FolderLayout
 
 VARIABLE = "VILA_REGISTRY_CONFIG"
 _TARGET = re.compile(r"[a-z0-9][a-z0-9-]{0,40}")

@@ -18,7 +18,7 @@ from components.registry.signatures import Signatures
 from components.registry.verify import verified_version
 from vila_core.errors import Damaged, NotFound, Unreachable, UserError, VilaError
 from vila_core.jsonio import dumps
-from vila_core.model.layouts import LAYOUTS, OURS, check_layout
+from vila_core.layouts import LAYOUTS, OURS, check_layout
 from vila_core.store import Store
 from vila_ops.registry.export import convert
 

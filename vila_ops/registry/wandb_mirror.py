@@ -11,7 +11,7 @@ from components.registry import HistoryEntry, Registry, Version
 from components.runtime.secrets import mask
 from vila_core.errors import require
 from vila_core.jsonio import digest
-from vila_core.model.layouts import OURS
+from vila_core.layouts import OURS
 from vila_core.store import Store
 from vila_ops.registry.delivering import Undelivered
 from vila_ops.registry.export import write_folder

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from vila_core.config import Frozen
-from vila_core.model.layouts import LayoutName
+from vila_core.layouts import LayoutName
 
 CONTAMINATION = "contamination/"
 """Metric keys that begin so are made when a gate asks for them: see `contamination.py`."""

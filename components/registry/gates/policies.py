@@ -27,7 +27,7 @@ from components.registry.signatures import Signatures
 from components.registry.signing import VALID, Trust, examine, of_version, trust_of_user
 from components.runtime.record import Attempt
 from vila_core.errors import Damaged, NotFound, StoreError, UserError
-from vila_core.model.layouts import LAYOUTS
+from vila_core.layouts import LAYOUTS
 
 TRAININGS = ("align", "pretrain", "sft")
 

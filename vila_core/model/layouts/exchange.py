@@ -8,15 +8,8 @@ from typing import Any, cast
 
 from vila_core.aside import aside
 from vila_core.errors import UserError
-from vila_core.model.layouts import (
-    LAYOUTS,
-    LayoutName,
-    certificate,
-    check_layout,
-    flat,
-    hf,
-    vila15,
-)
+from vila_core.layouts import LAYOUTS, LayoutName, check_layout
+from vila_core.model.layouts import certificate, flat, hf, vila15
 from vila_core.model.layouts.contents import Contents, read_ours, write_ours
 from vila_core.model.layouts.files import DEFAULT_SHARD, parse_size
 
