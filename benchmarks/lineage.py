@@ -4,8 +4,9 @@ Each run has ten tasks as the quickstart has them, with the digests of 110 sourc
 attempt, as real records have; all share their data, each tenth run takes four tasks from the cache,
 and each run registers a version. `first` makes the index (once in a store's life); `open` is a
 fresh reader of it, `again` one that is kept, as the dashboard's. `back` goes from a version to its
-data, `forward` from the data to what is made of it, `digest` finds one by twelve digits, `process`
-is the whole command.
+data, `forward` from the data to what is made of it, `digest` finds one by twelve digits,
+`evaluated` is what a promotion asks a fresh reader: where two models were evaluated; `process` is
+the whole command.
 
 Every answer must be the one that was written, or the script fails.
 """
@@ -31,6 +32,7 @@ from vila_core.store import Store, open_store
 from vila_ops.lineage import LineageIndex, find_one, trace_back, trace_forward
 from vila_ops.lineage.graph import MOST_FROM_ONE
 from vila_ops.lineage.index import KEY
+from vila_ops.registry.evaluated import evaluations_of_models
 
 ROOT = Path(__file__).parents[1]
 TASKS: Mapping[str, Sequence[str]] = {
@@ -93,6 +95,8 @@ def write_run(folder: Path, number: int) -> None:
         source = origin(number, task)
         key = sha("key", source, task)
         inputs = {NAMES.get(one, one): made(number, one) for one in needs}
+        if task == "evaluate":
+            inputs["model"] = inputs.pop("sft")
         config = {"mixture": {"coyo": 1.0}, "train": {"lr": 0.001, "seed": number}}
         parts = {"stage": task, "config": config, "inputs": inputs}
         parts |= {"code": {"digest": sha("code", task), "files": FILES}}
@@ -170,6 +174,13 @@ def measure(store: Store, count: int, repeats: int) -> tuple[dict[str, Any], dic
         wanted = made(last, "evaluate")
         return find_one(index, wanted[:12]) == f"artifact:{wanted}"
 
+    def evaluated() -> bool:
+        models = (made(last, "sft"), made(0, "sft"))
+        found = evaluations_of_models(store, models)
+        return [[one.name for one in each] for each in found] == [
+            [f"{run_id(number)}:evaluate"] for number in (last, 0)
+        ]
+
     def process() -> bool:
         words = ["lineage", f"miniature@{count}", "--store", store.uri]
         command = [sys.executable, "-m", "vila_ops.cli.main", *words]
@@ -193,6 +204,7 @@ def measure(store: Store, count: int, repeats: int) -> tuple[dict[str, Any], dic
         "back": lambda: back(kept),
         "forward": lambda: forward(kept),
         "digest": lambda: digest(kept),
+        "evaluated": evaluated,
         "process": process,
     }
     taken = _harness.in_turn(ways, repeats)
@@ -222,7 +234,7 @@ def main() -> int:
         for name, found in results.items():  # at once: to remove the store takes minutes
             if isinstance(found, dict):
                 wall, cpu = found["wall"]["median_s"], found["cpu"]["median_s"]
-                print(f"{name:<8} {wall:8.3f} s  CPU {cpu:8.3f} s")
+                print(f"{name:<9} {wall:8.3f} s  CPU {cpu:8.3f} s")
             else:
                 print(f"{name:<12} {found:,.0f}")
         sys.stdout.flush()

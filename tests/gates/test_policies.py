@@ -66,7 +66,7 @@ def test_every_training_needs_a_certificate_of_resumption(store: Store) -> None:
     found = ask(store, {"resume": {}})
     assert (found.kind, found.passed) == ("resume", False)
     assert "pretrain: no certificate" in found.text
-    assert "vila verify resume r-new --task pretrain" in found.details["fix"]
+    assert found.details["fix"] == "vila verify resume r-new --task pretrain"  # sft has its own
     assert ask(store, {"resume": {"tasks": ["sft"]}}).passed
     certify(store, "pretrain")
     found = ask(store, {"resume": {}})
@@ -78,7 +78,9 @@ def test_a_certificate_that_is_none_or_says_no(store: Store) -> None:
     run(store)
     certify(store, "pretrain")
     certify(store, "sft", equal=False)
-    assert "sft: it did NOT resume to the same bits" in ask(store, {"resume": {}}).text
+    found = ask(store, {"resume": {}})
+    assert "sft: it did NOT resume to the same bits" in found.text
+    assert "runs/r-new/certificates/resume-sft.json" in found.details["fix"]
     store.write("runs/r-new/certificates/resume-sft.json", b'{"equal": true')
     assert "is no certificate" in ask(store, {"resume": {}}).text
     assert "eval is no training behind this model" in (
@@ -129,6 +131,7 @@ def test_a_certificate_beyond_its_tolerance_fails(store: Store) -> None:
     found = ask(store, {"export": {"layouts": ["transformers"]}}, version=made)
     assert not found.passed
     assert "the certificate of llava does not hold" in found.text
+    assert "remove it from registry/mini/certificates/1" in found.details["fix"]
 
 
 def corpora(tmp_path: Path, **licences: str | None) -> str:

@@ -112,7 +112,7 @@ def describe(
         questions = summary.get("questions") or {}
         whole = questions.get("asked", 0) >= questions.get("in_split", 0)
         keys = frozenset(_keys(summary["metrics"]))
-    except (NotFound, Damaged, ValueError, KeyError, TypeError, AttributeError):
+    except (NotFound, Damaged, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return Evaluation(results, run_id, task, ended_at)
     others = {name: sha256 for name, sha256 in (inputs or {}).items() if name != "model"}
     return Evaluation(results, run_id, task, ended_at, keys, whole, digest([asked, others]))
