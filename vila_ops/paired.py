@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from components.registry.noise import Spread
 from vila_core.errors import UserError
+from vila_core.eval.answers import Answers, Key, is_binary, shared_places
 from vila_core.eval.bootstrap import unit_error, unit_interval, unit_sums
 from vila_core.eval.significance import holm, mcnemar, minimum_detectable_effect, permutation
 from vila_core.store import Store
-from vila_ops.evaluations import Evaluation, Group, Key, open_evaluation
+from vila_ops.evaluations import Evaluation, open_evaluation
 
 LEVEL, POWER = 0.95, 0.8
 
@@ -177,7 +178,7 @@ def _noise(noise: Mapping[str, Spread], row: Mapping[str, Any]) -> float | None:
     return None if spread is None else spread.difference()
 
 
-def _compared(ours: Group, theirs: Group, key: Key) -> dict[str, Any] | str:
+def _compared(ours: Answers, theirs: Answers, key: Key) -> dict[str, Any] | str:
     """Return a row's values with the `error` of its difference, or why there is no row."""
     if ours.versions != theirs.versions:
         both = " and ".join(", ".join(sorted(each.versions)) or "none" for each in (ours, theirs))
@@ -187,16 +188,16 @@ def _compared(ours: Group, theirs: Group, key: Key) -> dict[str, Any] | str:
     places = shared_places(ours, theirs)
     if not len(places[0]):
         return "asked of different questions"
-    units = [ours.asked.units[place] for place in places[0].tolist()]
-    a, b = ours.scores[places[0]].tolist(), theirs.scores[places[1]].tolist()
-    differences = [y - x for x, y in zip(a, b, strict=True)]
+    units = ours.asked.units[places[0]]
+    a, b = ours.scores[places[0]], theirs.scores[places[1]]
+    differences = b - a
     interval = unit_interval(differences, units, level=LEVEL)
     test, p = _test(a, b, units)
     return {
         "benchmark": key[0],
         "shots": key[1],
         "questions": len(units),
-        "units": len(set(units)),
+        "units": len(np.unique(units)),
         "first": math.fsum(a) / len(a),
         "second": math.fsum(b) / len(b),
         "difference": interval["mean"],
@@ -204,29 +205,16 @@ def _compared(ours: Group, theirs: Group, key: Key) -> dict[str, Any] | str:
         "high": interval["high"],
         "test": test,
         "p": p,
-        "left_out": len(ours.scores) + len(theirs.scores) - 2 * len(units),
+        "left_out": len(ours) + len(theirs) - 2 * len(units),
         "other_prompts": int((ours.prompts[places[0]] != theirs.prompts[places[1]]).sum()),
         "error": unit_error(differences, units),
     }
 
 
-def shared_places(ours: Group, theirs: Group) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Return where in each of both the questions stand that both were asked, in our order."""
-    if ours.asked is theirs.asked:
-        every = np.arange(len(ours.scores))
-        return every, every
-    index = theirs.asked.index
-    pairs = [(at, index[key]) for at, key in enumerate(ours.asked.keys) if key in index]
-    both = np.array(pairs, dtype=np.intp).reshape(-1, 2)
-    return both[:, 0], both[:, 1]
-
-
 def _test(
-    first: Sequence[float], second: Sequence[float], units: Sequence[str]
+    first: NDArray[np.float64], second: NDArray[np.float64], units: NDArray[np.unsignedinteger]
 ) -> tuple[str, float]:
     """Test by McNemar where scores are 0 or 1 and questions stand alone, else by permutation."""
-    whole = all(score in (0, 1) for scores in (first, second) for score in scores)
-    if whole and len(set(units)) == len(units):
-        return "McNemar, exact", mcnemar(first, second)
-    differences = [b - a for a, b in zip(first, second, strict=True)]
-    return "permutation", permutation(unit_sums(differences, units)[:, 0].tolist())
+    if is_binary(first, second) and len(np.unique(units)) == len(units):
+        return "McNemar, exact", mcnemar(first.tolist(), second.tolist())
+    return "permutation", permutation(unit_sums(second - first, units)[:, 0].tolist())

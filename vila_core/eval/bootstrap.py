@@ -18,18 +18,25 @@ MEAN_DRAWS, METRIC_DRAWS = 2_000, 1_000
 _ASKED = 10_000_000  # questions that a metric is computed over in all draws together
 _CELLS = 20_000_000  # of a block of draws, so that memory stays below some 200 MB
 
+Scores = Sequence[float] | NDArray[np.float64]
+"""One score per question."""
+
+Units = Sequence[str] | NDArray[np.unsignedinteger]
+"""What each question belongs to: by name, or by a number."""
+
 Metrics = Callable[[Sequence[Question], Sequence[Grade]], Mapping[str, float]]
 
 
-def unit_sums(scores: Sequence[float], units: Sequence[str]) -> NDArray[np.float64]:
+def unit_sums(scores: Scores, units: Units) -> NDArray[np.float64]:
     """Return (sum of scores, number of scores) of each unit, (U, 2), in the order of first sight.
 
     Raises ValueError for lists of different or no length.
     """
-    if not scores or len(scores) != len(units):
+    if not len(scores) or len(scores) != len(units):
         raise ValueError(f"scores of units are needed, but {len(scores)} and {len(units)} came")
-    places: dict[str, int] = {}
-    rows_N = np.array([places.setdefault(unit, len(places)) for unit in units])
+    places: dict[str | int, int] = {}
+    names = units.tolist() if isinstance(units, np.ndarray) else units
+    rows_N = np.array([places.setdefault(unit, len(places)) for unit in names])
     sums_U2 = np.zeros((len(places), 2), dtype=np.float64)
     sums_U2[:, 0] = np.bincount(rows_N, weights=np.asarray(scores, dtype=np.float64))
     sums_U2[:, 1] = np.bincount(rows_N)
@@ -37,7 +44,7 @@ def unit_sums(scores: Sequence[float], units: Sequence[str]) -> NDArray[np.float
 
 
 def unit_interval(
-    scores: Sequence[float], units: Sequence[str], *, level: float = 0.95, seed: int = 0
+    scores: Scores, units: Units, *, level: float = 0.95, seed: int = 0
 ) -> dict[str, float]:
     """Return `mean`, `low` and `high` of scores (or of paired differences), drawing units.
 
@@ -60,7 +67,7 @@ def unit_interval(
     return {"mean": float(total_2[0] / total_2[1]), "low": float(low), "high": float(high)}
 
 
-def unit_error(scores: Sequence[float], units: Sequence[str]) -> float:
+def unit_error(scores: Scores, units: Units) -> float:
     """Return the standard error of the mean of scores (or of differences) over dependent units.
 
     The linearised error of a ratio; with units of one question it is that of a plain mean. 0.0 for

@@ -15,15 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vila_core.eval.bootstrap import unit_interval
+from vila_core.eval.bootstrap import Scores, Units, unit_interval
 from vila_core.eval.records import BLIND, SEEN
 from vila_core.eval.stats import seed_interval
 
 Round = tuple[int, int, int]
 """Shots, seed and order."""
-
-Scores = Sequence[float] | NDArray[np.float64]
-"""One score per question."""
 
 Interval = Mapping[str, float]
 
@@ -75,7 +72,7 @@ class Curve:
 
 def curve(
     trials: Mapping[Round, Scores],
-    units: Sequence[str],
+    units: Units,
     *,
     headline: Mapping[Round, float] | None = None,
     level: float = 0.95,
@@ -179,7 +176,7 @@ def _point(
     shots: int,
     scores: Mapping[Round, NDArray[np.float64]],
     mean_Q: NDArray[np.float64],
-    units: Sequence[str],
+    units: Units,
     headline: Mapping[Round, float] | None,
     level: float,
 ) -> Point:

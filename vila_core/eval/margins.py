@@ -22,12 +22,12 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from vila_core.eval.bootstrap import unit_sums
+from vila_core.eval.bootstrap import Scores, Units, unit_sums
 from vila_core.eval.significance import minimum_detectable_effect
 from vila_core.eval.student import t_two_sided
 
@@ -73,8 +73,8 @@ class Margin:
 
 
 def margin_test(
-    differences: Sequence[float],
-    units: Sequence[str],
+    differences: Scores,
+    units: Units,
     *,
     null: float,
     level: float = 0.95,
@@ -94,8 +94,8 @@ def margin_test(
     sums_U2 = unit_sums(differences, units)
     alone = binary and len(sums_U2) == len(differences)
     if alone:
-        gained = sum(value > 0 for value in differences)
-        lost = sum(value < 0 for value in differences)
+        gained = int((np.asarray(differences) > 0).sum())
+        lost = int((np.asarray(differences) < 0).sum())
         way: _Way = _Binary(gained, lost, len(differences))
     else:
         scale = max(worst, float(np.abs(differences).max()))

@@ -13,6 +13,7 @@ from vila_core.store.artifacts import (
     is_in_artifact,
     publish,
     read_file,
+    read_pieces,
     ref_of,
     verify,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "open_store",
     "publish",
     "read_file",
+    "read_pieces",
     "ref_of",
     "verify",
 ]

@@ -11,8 +11,9 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,13 +132,31 @@ def verify(store: Store, ref: ArtifactRef) -> None:
 
 def read_file(store: Store, ref: ArtifactRef, path: str) -> bytes:
     """Return one file of an artifact, verified, without the others. Raises NotFound, Damaged."""
-    entries = {entry["path"]: entry for entry in _read_manifest(store, ref)["files"]}
-    if path not in entries:
-        raise NotFound(f"{ref.uri}: the artifact has no file {path}.")
+    entry = _entry(store, ref, path)
     data = store.read(f"artifacts/{ref.sha256}/{path}")
-    if hashlib.sha256(data).hexdigest() != entries[path]["sha256"]:
+    if hashlib.sha256(data).hexdigest() != entry["sha256"]:
         raise Damaged(f"{ref.uri}/{path}: does not match its digest; remove the artifact.")
     return data
+
+
+def read_pieces(store: Store, ref: ArtifactRef, path: str) -> Iterator[bytes]:
+    """Yield one file of an artifact piece by piece, for what is too large to hold.
+
+    Believe it once the last piece was taken: that it is Damaged is known only then. From a remote
+    store it is downloaded to a temporary file first. Raises NotFound, Damaged.
+    """
+    entry = _entry(store, ref, path)
+    if store.local_path(f"artifacts/{ref.sha256}/{path}") is None:
+        with tempfile.TemporaryDirectory() as folder:
+            _download(store, ref, entry, Path(folder) / "file")
+            yield from FileStore(Path(folder)).chunks("file")
+        return
+    found = hashlib.sha256()
+    for piece in store.chunks(f"artifacts/{ref.sha256}/{path}"):
+        found.update(piece)
+        yield piece
+    if found.hexdigest() != entry["sha256"]:
+        raise Damaged(f"{ref.uri}/{path}: does not match its digest; remove the artifact.")
 
 
 def cache_folder() -> Path:
@@ -223,6 +242,13 @@ def _seal(path: Path) -> None:
     with path.open("rb+") as file:
         os.fsync(file.fileno())
     path.chmod(0o444)
+
+
+def _entry(store: Store, ref: ArtifactRef, path: str) -> dict[str, Any]:
+    for entry in _read_manifest(store, ref)["files"]:
+        if entry["path"] == path:
+            return entry
+    raise NotFound(f"{ref.uri}: the artifact has no file {path}.")
 
 
 def _read_manifest(store: Store, ref: ArtifactRef) -> dict[str, Any]:

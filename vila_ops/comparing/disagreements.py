@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vila_core.errors import UserError
+from vila_core.eval.answers import Answers, Key, Questions, shared_places
+from vila_core.eval.read_answers import record_at
 from vila_core.store import Store
-from vila_ops.evaluations import Evaluation, Group, Key, record_at
-from vila_ops.paired import shared_places
+from vila_ops.evaluations import Evaluation
 
 Who = Literal["either", "second", "first", "answers", "neither"]
 WHO: Mapping[Who, str] = {
@@ -113,8 +114,8 @@ def find_disagreements(
 
 def _chosen(
     reader: _Reader,
-    ours: Group,
-    theirs: Group,
+    ours: Answers,
+    theirs: Answers,
     places: tuple[NDArray[np.intp], NDArray[np.intp]],
     other: int,
     who: Who,
@@ -146,8 +147,9 @@ class _Reader:
         self._evaluations = evaluations
         self._key = key
         self._held: dict[str, bytes] = {}
+        self._indexes: dict[Questions, Mapping[str, int]] = {}
 
-    def group(self, number: int) -> Group:
+    def group(self, number: int) -> Answers:
         """Return the group of one evaluation. Raises UserError."""
         found = self._evaluations[number].groups.get(self._key)
         if found is None:
@@ -167,22 +169,20 @@ class _Reader:
     def row(self, place: int) -> Disagreement:
         """Return a question of the first evaluation with the answers of all."""
         record = self.record(0, place)
-        asked = self.group(0).asked
+        key = self.group(0).asked.key(place)
         given = record.get("references") or [record.get("reference")]
         return Disagreement(
-            key=asked.keys[place],
+            key=key,
             kind=str(record.get("type", "")),
             references=tuple(str(one) for one in given if one is not None),
-            answers=tuple(
-                self._answer(number, asked.keys[place]) for number in range(len(self._evaluations))
-            ),
+            answers=tuple(self._answer(number, key) for number in range(len(self._evaluations))),
             record=record,
             task=self._evaluations[0].makers[self._key][0],
         )
 
     def _answer(self, number: int, key: str) -> Answer:
         group = self._evaluations[number].groups.get(self._key)
-        place = None if group is None else group.asked.index.get(key)
+        place = None if group is None else self._index(group.asked).get(key)
         if group is None or place is None:
             return Answer(None, None)
         record = self.record(number, place)
@@ -193,3 +193,9 @@ class _Reader:
             record.get("finished") is not False,
             max(1, len(group.rounds)),
         )
+
+    def _index(self, asked: Questions) -> Mapping[str, int]:
+        """Return the places of keys; evaluations mostly share their questions."""
+        if asked not in self._indexes:
+            self._indexes[asked] = asked.index()
+        return self._indexes[asked]

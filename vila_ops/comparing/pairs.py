@@ -183,7 +183,7 @@ def _curve(evaluation: Evaluation, benchmark: str) -> Curve | None:
     if any(group.asked is not first.asked or not group.rounds for group in groups.values()):
         return None
     trials = {
-        (shots, seed, order): scores
+        (shots, seed, order): scores.values
         for shots, group in groups.items()
         for (seed, order), scores in group.rounds.items()
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -12,13 +13,13 @@ from components.registry.gates.evaluations import Evaluation, Known, choose, own
 from components.registry.gates.verdict import Verdict
 from components.registry.records import Version
 from vila_core.errors import Damaged, NotFound, UserError
-from vila_core.store import Store, read_file, ref_of
+from vila_core.store import Store
 
 if TYPE_CHECKING:
     from vila_core.eval.answers import Answers, Key
     from vila_core.eval.margins import Margin
 
-RECORDS, POWER = "records.jsonl", 0.8
+POWER = 0.8
 
 
 @dataclass(frozen=True)
@@ -157,11 +158,10 @@ def _with(
 
 def read_evaluated(store: Store, sha256: str) -> Evaluated:
     """Read the records of an evaluation."""
-    from vila_core.eval.answers import read_answers
+    from vila_core.eval.read_answers import answers_of
 
-    ref = ref_of(store, sha256)
     try:
-        found = read_answers(read_file(store, ref, RECORDS), f"{ref.uri}/{RECORDS}")
+        found = answers_of(store, sha256)
     except (NotFound, Damaged, UserError) as error:
         return Evaluated({}, (str(error),))
     return Evaluated(found, ())
@@ -212,6 +212,7 @@ def _tested(
     place: int, test: NonInferior | Superior, ours: Answers, theirs: Answers
 ) -> _Tested | str:
     """Test one benchmark; or return why it can't be compared."""
+    from vila_core.eval.answers import is_binary, shared_places
     from vila_core.eval.margins import margin_test
 
     if ours.versions != theirs.versions:
@@ -221,33 +222,32 @@ def _tested(
         return f"asked by different versions of the benchmark ({both})"
     if not (ours.scored and theirs.scored):
         return "scores are not known (the answers are not public, or a judge is missing)"
-    keys = [name for name in theirs.scores if name in ours.scores]
-    overlap = len(keys) / len(theirs.scores)
-    if overlap < test.overlap_min:
+    at_first, at_second = shared_places(theirs, ours)
+    shared = len(at_first)
+    if shared / len(theirs) < test.overlap_min:
         return (
-            f"the model was asked {len(keys):,} of the {len(theirs.scores):,} questions that the "
+            f"the model was asked {shared:,} of the {len(theirs):,} questions that the "
             f"present version was; at least {test.overlap_min:.0%} are needed"
         )
-    first = [theirs.scores[name] for name in keys]
-    second = [ours.scores[name] for name in keys]
+    first, second = theirs.scores[at_first], ours.scores[at_second]
     margin = margin_test(
-        [b - a for a, b in zip(first, second, strict=True)],
-        [theirs.units.get(name, name) for name in keys],
+        second - first,
+        theirs.asked.units[at_first],
         null=-test.margin if isinstance(test, NonInferior) else test.margin,
         level=test.level,
-        worst=max(1.0, *map(abs, first), *map(abs, second)),
-        binary=all(score in (0, 1) for scores in (first, second) for score in scores),
+        worst=max(1.0, float(abs(first).max()), float(abs(second).max())),
+        binary=is_binary(first, second),
     )
     return _Tested(
         place=place,
         benchmark=ours.benchmark,
         shots=ours.shots,
-        first=sum(first) / len(first),
-        second=sum(second) / len(second),
-        questions=len(keys),
-        left_out=len(ours.scores) - len(keys),
-        only_present=len(theirs.scores) - len(keys),
-        other_prompts=sum(ours.prompts[name] != theirs.prompts[name] for name in keys),
+        first=math.fsum(first) / shared,
+        second=math.fsum(second) / shared,
+        questions=shared,
+        left_out=len(ours) - shared,
+        only_present=len(theirs) - shared,
+        other_prompts=int((ours.prompts[at_second] != theirs.prompts[at_first]).sum()),
         margin=margin,
     )
 
