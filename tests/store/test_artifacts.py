@@ -13,7 +13,17 @@ from pathlib import Path
 import pytest
 
 from vila_core.errors import Damaged, NotFound, StoreError
-from vila_core.store import ArtifactRef, Store, fetch, fetch_below, open_store, publish, verify
+from vila_core.store import (
+    ArtifactRef,
+    Store,
+    fetch,
+    fetch_below,
+    open_store,
+    publish,
+    read_pieces,
+    verify,
+)
+from vila_core.store.base import CHUNK
 
 ROOT = Path(__file__).parents[2]
 
@@ -190,3 +200,27 @@ def test_some_files_of_an_artifact_are_fetched_alone(
     store.delete(f"artifacts/{ref.sha256}/{below[0]}")
     with pytest.raises((Damaged, NotFound), match="config"):
         fetch_below(store, ref, "config", tmp_path / "again")
+
+
+def test_a_large_file_comes_in_pieces(store: Store, tmp_path: Path) -> None:
+    data = bytes(range(256)) * (CHUNK // 128) + b"end"
+    made = make(tmp_path / "large")
+    (made / "large.bin").write_bytes(data)
+    ref = publish(store, made)
+    pieces = list(read_pieces(store, ref, "large.bin"))
+    assert max(map(len, pieces)) <= CHUNK
+    assert b"".join(pieces) == data
+    with pytest.raises(NotFound, match="no file other"):
+        next(read_pieces(store, ref, "other"))
+
+
+def test_pieces_that_are_damaged_are_told_at_their_end(file_store: Store, folder: Path) -> None:
+    ref = publish(file_store, folder)
+    path = file_store.local_path(f"artifacts/{ref.sha256}/config.json")
+    assert path is not None
+    path.chmod(0o644)
+    path.write_text("[]")
+    pieces = read_pieces(file_store, ref, "config.json")
+    assert next(pieces) == b"[]"
+    with pytest.raises(Damaged, match=r"config.json: does not match"):
+        next(pieces)
