@@ -6,12 +6,12 @@ Names of `faults` are object names; each takes the next faults from its list, th
 from __future__ import annotations
 
 import contextlib
-import http.server
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+
+from tests.local_http import Handler, served
 
 ALWAYS = 10**6
 
@@ -40,7 +40,7 @@ def running() -> Iterator[FlakyS3]:
     """Serve until the end of the block."""
     state = FlakyS3()
 
-    class Handler(http.server.BaseHTTPRequestHandler):
+    class Answering(Handler):
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
@@ -71,16 +71,6 @@ def running() -> Iterator[FlakyS3]:
                 self.wfile.write(data[len(data) // 2 :])
             self.close_connection = bool(fault)
 
-        def log_message(self, format: str, *arguments: object) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    state.port = server.server_port
-    try:
+    with served(Answering) as url:
+        state.port = int(url.rpartition(":")[2])
         yield state
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

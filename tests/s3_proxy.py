@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+from tests.local_http import Handler, served
+
 ALWAYS = 10**6
 
 
@@ -63,7 +65,7 @@ def running(upstream: str) -> Iterator[Proxy]:
     """Pass requests on to the server at the URL `upstream` until the end of the block."""
     state, target = Proxy(), urlsplit(upstream).netloc
 
-    class Handler(http.server.BaseHTTPRequestHandler):
+    class Forwarding(Handler):
         protocol_version = "HTTP/1.1"
 
         def forward(self) -> None:
@@ -110,25 +112,9 @@ def running(upstream: str) -> Iterator[Proxy]:
 
         do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = forward
 
-        def log_message(self, format: str, *arguments: object) -> None:
-            pass
-
         def send_response(self, code: int, message: str | None = None) -> None:
             self.send_response_only(code, message)  # the server's own Date and Server follow
 
-    class Server(http.server.ThreadingHTTPServer):
-        daemon_threads = True
-
-        def handle_error(self, request: object, client_address: object) -> None:
-            pass  # clients are killed while they are served
-
-    server = Server(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    state.port = server.server_port
-    try:
+    with served(Forwarding, quiet=True) as url:  # clients are killed while they are served
+        state.port = int(url.rpartition(":")[2])
         yield state
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import http.server
 import json
 import re
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -19,6 +17,7 @@ import yaml
 from tests.api_server.answers import Answer, Request, failure
 from tests.api_server.kfp import Kfp
 from tests.api_server.kube import Kube
+from tests.local_http import Handler, served
 
 _PROXY = re.compile(r"/api/v1/namespaces/[^/]+/services/[^/]+/proxy(/.*)?")
 
@@ -110,22 +109,15 @@ class ApiServer:
 def running() -> Iterator[ApiServer]:
     """Serve on 127.0.0.1 until the end of the block."""
     state = ApiServer()
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _handler(state))
-    server.daemon_threads = True
-    state.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
-    try:
-        yield state
-    finally:
-        state.kube.close()
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with served(_handler(state)) as state.url:
+        try:
+            yield state
+        finally:
+            state.kube.close()
 
 
-def _handler(state: ApiServer) -> type[http.server.BaseHTTPRequestHandler]:
-    class Handler(http.server.BaseHTTPRequestHandler):
+def _handler(state: ApiServer) -> type[Handler]:
+    class Answering(Handler):
         protocol_version = "HTTP/1.1"
         disable_nagle_algorithm = True  # else head and body come 40 ms apart
 
@@ -182,10 +174,7 @@ def _handler(state: ApiServer) -> type[http.server.BaseHTTPRequestHandler]:
                 self.wfile.flush()
             self.wfile.write(b"0\r\n\r\n")
 
-        def log_message(self, format: str, *arguments: object) -> None:
-            pass
-
-    return Handler
+    return Answering
 
 
 def _encoded(body: Any) -> bytes:

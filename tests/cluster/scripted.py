@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import ssl
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from components.kube.client import Patience, client
+from tests.local_http import Handler, served
 
 QUICK = Patience(connect_s=2, read_s=2, tries=3, first_wait_s=0.01, most_wait_s=0.05)
 
@@ -58,7 +57,7 @@ def running(*answers: Answer, tls: ssl.SSLContext | None = None) -> Iterator[Scr
     """Serve the answers in order."""
     script = Script(list(answers))
 
-    class Handler(BaseHTTPRequestHandler):
+    class Answering(Handler):
         protocol_version = "HTTP/1.1"
         disable_nagle_algorithm = True
 
@@ -93,21 +92,5 @@ def running(*answers: Answer, tls: ssl.SSLContext | None = None) -> Iterator[Scr
 
         do_GET = do_HEAD = do_POST = do_PATCH = do_DELETE = do_PUT = _serve
 
-        def log_message(self, format: str, *args: object) -> None:
-            del format, args
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    server.handle_error = lambda *_: None  # type: ignore[method-assign]  # a client may hang up
-    if tls is not None:
-        server.socket = tls.wrap_socket(server.socket, server_side=True)
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
-    scheme = "https" if tls else "http"
-    script.url = f"{scheme}://127.0.0.1:{server.server_address[1]}"
-    try:
+    with served(Answering, tls, quiet=True) as script.url:
         yield script
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join(5)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import http.server
 import ipaddress
 import ssl
 import threading
@@ -13,7 +12,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-Handler = http.server.BaseHTTPRequestHandler
+from tests.local_http import Handler, served
+
 Act = Callable[[Handler], None]
 
 
@@ -98,7 +98,7 @@ def running(context: ssl.SSLContext | None = None) -> Iterator[Site]:
     """Serve on 127.0.0.1 until the end of the block, with TLS if there is a context."""
     site = Site()
 
-    class OneHandler(http.server.BaseHTTPRequestHandler):
+    class OneHandler(Handler):
         protocol_version = "HTTP/1.1"
         disable_nagle_algorithm = True
 
@@ -106,28 +106,8 @@ def running(context: ssl.SSLContext | None = None) -> Iterator[Site]:
             with contextlib.suppress(OSError):
                 site.handle(self)
 
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    class Server(http.server.ThreadingHTTPServer):
-        daemon_threads = True
-        request_queue_size = 128
-
-        def handle_error(self, request: object, client_address: object) -> None:
-            pass  # a client that went away, or that doesn't trust us
-
-    server = Server(("127.0.0.1", 0), OneHandler)
-    if context:
-        server.socket = context.wrap_socket(server.socket, server_side=True)
-    site.base = f"{'https' if context else 'http'}://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
+    with served(OneHandler, context, quiet=True) as site.base:
         yield site
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 def certificates(folder: Path, host: str = "127.0.0.1") -> tuple[Path, ssl.SSLContext]:

@@ -9,8 +9,9 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from tests.local_http import Handler, served
 
 
 @dataclass
@@ -41,7 +42,7 @@ class Receiver:
 def receiving(*answers: Any) -> Iterator[Receiver]:
     receiver = Receiver(answers=list(answers) or [200])
 
-    class Handler(BaseHTTPRequestHandler):
+    class Answering(Handler):
         def do_POST(self) -> None:
             receiver.bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
             receiver.headers.append(dict(self.headers.items()))
@@ -66,18 +67,9 @@ def receiving(*answers: Any) -> Iterator[Receiver]:
                 self.send_header("Content-Length", "0")
                 self.end_headers()
 
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    receiver.url = f"http://127.0.0.1:{server.server_address[1]}/hook"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
-        yield receiver
-    finally:
-        receiver.done.set()
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with served(Answering) as url:
+        receiver.url = f"{url}/hook"
+        try:
+            yield receiver
+        finally:
+            receiver.done.set()

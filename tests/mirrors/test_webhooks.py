@@ -6,11 +6,9 @@ import base64
 import datetime
 import hashlib
 import hmac
-import http.server
 import json
 import socket
 import ssl
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from receivers import receiving
 
 from components.registry import HistoryEntry
+from tests.local_http import Handler, served
 from vila_core.errors import UserError
 from vila_ops.registry.delivering import Refused, Undelivered
 from vila_ops.registry.mirror_settings import MirrorSettings, Webhook, read_settings
@@ -191,26 +190,16 @@ def tls(tmp_path: Path) -> Iterator[tuple[str, Path]]:
         )
     )
 
-    class Handler(http.server.BaseHTTPRequestHandler):
+    class Answering(Handler):
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers["Content-Length"]))
             self.send_response(204)
             self.end_headers()
 
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(file, private)
-    server.socket = context.wrap_socket(server.socket, server_side=True)
-    server.handle_error = lambda *a: None  # type: ignore[method-assign]
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    yield f"https://localhost:{server.server_address[1]}/hook", file
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with served(Answering, context, quiet=True) as url:
+        yield url.replace("127.0.0.1", "localhost") + "/hook", file
 
 
 def test_certificates_are_checked(tls: tuple[str, Path]) -> None:

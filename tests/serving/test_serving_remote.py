@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
 from servers import encoded, noise, serving
 
+from tests.local_http import Handler, served
 from vila_core.errors import UserError
 from vila_ops.serving.limits import Limits
 from vila_ops.serving.problem import ApiError
@@ -20,7 +19,7 @@ IMAGE = encoded(noise())
 LIMITS = Limits(image_bytes=50_000)
 
 
-class Host(BaseHTTPRequestHandler):
+class Host(Handler):
     asked: ClassVar[list[tuple[str, str | None]]] = []
 
     def do_GET(self) -> None:
@@ -37,19 +36,11 @@ class Host(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data)
 
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
 
 @pytest.fixture(scope="module")
 def host() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Host)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with served(Host) as url:
+        yield url
 
 
 def failure(remote: Remote, url: str) -> str:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import http.server
 import json
 import os
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,6 +13,7 @@ from urllib.parse import parse_qs
 
 import pytest
 
+from tests.local_http import Handler, served
 from vila_core.errors import StoreError, Unreachable, UserError
 from vila_core.store import Store, open_store
 from vila_core.store.s3_credentials import Renewing
@@ -53,24 +51,11 @@ class Sts:
     url: str = ""
 
 
-@contextlib.contextmanager
-def serving(answer: type[http.server.BaseHTTPRequestHandler]) -> Iterator[str]:
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), answer)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-
 @pytest.fixture
 def sts() -> Iterator[Sts]:
     state = Sts()
 
-    class Handler(http.server.BaseHTTPRequestHandler):
+    class Service(Handler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"])).decode()
             state.asked.append({name: values[0] for name, values in parse_qs(body).items()})
@@ -85,10 +70,7 @@ def sts() -> Iterator[Sts]:
             self.end_headers()
             self.wfile.write(text.encode())
 
-        def log_message(self, format: str, *arguments: object) -> None:
-            pass
-
-    with serving(Handler) as state.url:
+    with served(Service) as state.url:
         yield state
 
 
@@ -296,7 +278,7 @@ def test_a_store_by_a_service_account(
 
 
 def test_the_agent_of_a_container(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Agent(http.server.BaseHTTPRequestHandler):
+    class Agent(Handler):
         def do_GET(self) -> None:
             found = {"AccessKeyId": "a", "SecretAccessKey": "b", "Token": "c"}
             found["Expiration"] = "2099-01-01T00:00:00Z"
@@ -307,10 +289,7 @@ def test_the_agent_of_a_container(monkeypatch: pytest.MonkeyPatch) -> None:
             self.end_headers()
             self.wfile.write(text)
 
-        def log_message(self, format: str, *arguments: object) -> None:
-            pass
-
-    with serving(Agent) as url:
+    with served(Agent) as url:
         monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{url}/v1/credentials")
         monkeypatch.setenv("AWS_CONTAINER_AUTHORIZATION_TOKEN", "pod-token")
         assert keys() == ("a", "b", "c")

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import http.server
 import ipaddress
 import json
 import os
 import socket
 import subprocess
 import sys
-import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -27,6 +25,7 @@ from minio import Minio
 
 from tests import s3_server
 from tests.ceph_server import KMS_KEY, REAL
+from tests.local_http import Handler, served
 from vila_core.errors import StoreError, Unreachable, UserError
 from vila_core.store import Store, open_store, s3_upload
 
@@ -62,7 +61,7 @@ def test_names_that_no_bucket_has(s3_store: Store, bucket: str) -> None:
         open_store(f"s3://{bucket}/x")
 
 
-class Refusing(http.server.BaseHTTPRequestHandler):
+class Refusing(Handler):
     """Answers everything with one error."""
 
     status, code, headers_, body = 403, "AccessDenied", {}, None
@@ -81,29 +80,15 @@ class Refusing(http.server.BaseHTTPRequestHandler):
 
     do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = answer
 
-    def log_message(self, format: str, *arguments: object) -> None:
-        pass
-
 
 @contextlib.contextmanager
 def refusing(monkeypatch: pytest.MonkeyPatch, **how: object) -> Iterator[Store]:
     handler = type("Handler", (Refusing,), how)
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    settings = {
-        **s3_server.CREDENTIALS,
-        "VILA_S3_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
-        "VILA_S3_TIMEOUT": "2",
-    }
-    for name, value in settings.items():
-        monkeypatch.setenv(name, value)
-    try:
+    with served(handler) as url:
+        settings = {**s3_server.CREDENTIALS, "VILA_S3_ENDPOINT": url, "VILA_S3_TIMEOUT": "2"}
+        for name, value in settings.items():
+            monkeypatch.setenv(name, value)
         yield open_store("s3://bucket/x")
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 @pytest.mark.parametrize(

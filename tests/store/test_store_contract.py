@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import http.server
 import os
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
 
+from tests.local_http import Handler, served
 from vila_core.errors import AlreadyExists, Conflict, NotFound, StoreError, UserError
 from vila_core.store import Store, open_store
 
@@ -153,7 +152,7 @@ def test_s3_server_that_is_not_there(s3_store: Store, monkeypatch: pytest.Monkey
         open_store("s3://bucket/x").read("k")
 
 
-class LosesTheFirstAnswer(http.server.BaseHTTPRequestHandler):
+class LosesTheFirstAnswer(Handler):
     """A server that does what it is asked, and hangs up before it says so."""
 
     stored: ClassVar[list[bytes]] = []
@@ -165,18 +164,15 @@ class LosesTheFirstAnswer(http.server.BaseHTTPRequestHandler):
 
 def test_a_conditional_write_is_sent_once(s3_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Repeated by the HTTP client it would meet its own writing, and be told that it had lost."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), LosesTheFirstAnswer)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setenv("VILA_S3_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-    store = open_store("s3://bucket")
-    with pytest.raises(StoreError, match="does not answer"):
-        store.write("k", b"mine", create_only=True)
-    assert LosesTheFirstAnswer.stored == [b"mine"]
-    with pytest.raises(StoreError, match="does not answer"):
-        store.write("k", b"again")
-    assert LosesTheFirstAnswer.stored.count(b"again") == 4
-    server.shutdown()
-    server.server_close()
+    with served(LosesTheFirstAnswer) as url:
+        monkeypatch.setenv("VILA_S3_ENDPOINT", url)
+        store = open_store("s3://bucket")
+        with pytest.raises(StoreError, match="does not answer"):
+            store.write("k", b"mine", create_only=True)
+        assert LosesTheFirstAnswer.stored == [b"mine"]
+        with pytest.raises(StoreError, match="does not answer"):
+            store.write("k", b"again")
+        assert LosesTheFirstAnswer.stored.count(b"again") == 4
 
 
 @pytest.mark.slow
