@@ -5,30 +5,25 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Generic, TypeVar
 
 from fastapi import Request
 
 from components.runtime.record import RunRecord
-from vila_core.errors import Damaged, NotFound, StoreError, VilaError
+from vila_core.errors import Damaged, NotFound, StoreError
 from vila_core.store import Store
 from vila_ops.comparing.pairs import Pairs
 from vila_ops.run_index import STATUSES, record_fingerprint
 from vila_ops.samples import Samples
 from vila_ops.view import RunView, make_view
+from vila_ops.web.parts import MALFORMED
 from vila_ops.web.watch import Watch
 
 REMOTE_SECONDS = 10.0
 """A record in a bucket is looked at again after so long."""
 JUDGED_SECONDS = 2.0
 MOST_HELD = 64
-
-FOREIGN = (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError)
-"""What values that no record of ours holds lead to."""
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -80,7 +75,7 @@ class Records:
         try:
             record = RunRecord.load(self._store, run_id)
             return Loaded(record, _sound(make_view(record)), version)
-        except FOREIGN as error:
+        except MALFORMED as error:
             raise Damaged(
                 f"runs/{run_id}: the record can't be read: {type(error).__name__}: {error}"
             ) from error
@@ -136,21 +131,3 @@ def samples_of(request: Request) -> Samples:
 def pairs_of(request: Request) -> Pairs:
     """Return the dashboard's statistics."""
     return request.app.state.pairs
-
-
-@dataclass(frozen=True)
-class Part(Generic[T]):
-    """A section of a page: what it shows, or why it can't."""
-
-    value: T | None
-    problem: str = ""
-
-
-def part(make: Callable[[], T]) -> Part[T]:
-    """Make a section. What goes wrong with it is told in its place, and breaks nothing else."""
-    try:
-        return Part(make())
-    except (VilaError, OSError) as error:
-        return Part(None, str(error))
-    except FOREIGN as error:
-        return Part(None, f"what the store has is not ours: {type(error).__name__}: {error}")

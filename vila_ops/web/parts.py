@@ -9,6 +9,7 @@ from typing import Generic, TypeVar
 from vila_core.errors import VilaError
 
 MALFORMED = (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError)
+"""What values that no record of ours holds lead to."""
 
 Value = TypeVar("Value")
 

@@ -24,8 +24,9 @@ from vila_ops.web import about_run, curves, gallery, graph, results
 from vila_ops.web.audit import note
 from vila_ops.web.chart import Line, drawing
 from vila_ops.web.forms import read_form
-from vila_ops.web.loading import Loaded, part, records_of, samples_of, store_of
+from vila_ops.web.loading import Loaded, records_of, samples_of, store_of
 from vila_ops.web.pages import page
+from vila_ops.web.parts import part
 from vila_ops.web.records import log_end, read_json
 from vila_ops.web.roles import Role, Viewer, needs
 from vila_ops.why import Reason, explain
