@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterator
+from html import unescape
 from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.sync_api import Browser
 from starlette.testclient import TestClient
 
 from components.registry import Registry, keys
 from components.registry import signatures as signatures_module
+from components.registry.certificates import keep_certificate
 from components.registry.signatures import Signatures
 from components.registry.verify import check
-from tests.web.dashboards import client_of
+from tests.browser.watched import DESKTOP, PHONE, watched
+from tests.web.dashboards import Dashboard, client_of
 from vila_core.store import Store
 
 PAGES = ("/registry/miniature", "/registry/miniature/1", "/registry/miniature/history/3",
@@ -146,6 +151,23 @@ def test_keys_that_can_not_be_read_cost_only_what_they_are_for(
     assert {one["signature"] for one in answer["entries"]} == {"unknown"}
 
 
+def test_proofs_of_exports_are_shown(client: TestClient, store: Store) -> None:
+    version = Registry(store).version("miniature", 1)
+    for layout, difference in (("vila15", 1e-6), ("llava", 1e-3)):
+        rows = [{"max_abs_difference": difference, "tolerance": 1e-5}]
+        keep_certificate(store, version, {"layout": layout, "prompts": rows})
+    page = client.get("/registry/miniature/1").text
+    told = re.findall(r'<summary>(export as \w+) <span class="badge \w+">(\w+)</span>', page)
+    assert told == [("export as llava", "failed"), ("export as vila15", "passed")]
+    place = "registry/miniature/certificates/1/vila15.json"
+    change(store, place, lambda value: value.update(certificate={"layout": "hf"}))
+    broken = client.get("/registry/miniature/1")
+    assert broken.status_code == 200
+    text = unescape(broken.text)
+    assert "The certificates can't be read." in text
+    assert f"{place} is no certificate (layout 'hf' is not one of llava," in text
+
+
 def test_programs_are_told_the_same(client: TestClient, store: Store) -> None:
     change(store, "registry/miniature/history/3.json", lambda entry: forge(entry["signature"]))
     answer = client.get("/api/v1/registry/models/miniature/history").json()
@@ -176,3 +198,26 @@ def test_a_signature_is_computed_once(
     path = keys.trusted_path() / "ann.pem"
     path.rename(path.with_name("anna.pem"))  # whom one trusts, and under which name, counts too
     assert told(client.get("/registry/miniature").text)[1] == "signed by anna"
+
+
+@pytest.mark.slow
+def test_states_are_accessible_in_both_schemes_and_on_a_phone(
+    browser: Browser, store: Store, tmp_path: Path
+) -> None:
+    change(store, "registry/miniature/history/3.json", lambda entry: forge(entry["signature"]))
+    dashboard = Dashboard(env={"VILA_STORE": store.uri}, cwd=tmp_path)
+    problems = []
+    try:
+        for size, scheme in itertools.product((DESKTOP, PHONE), ("light", "dark")):
+            url = f"http://127.0.0.1:{dashboard.port}"
+            with watched(browser, url, size, scheme) as window:
+                for place in PAGES:
+                    page = window.open(place)
+                    assert page.get_by_role("alert").count() == 1
+                    problems += [f"{place}, {scheme}: {one}" for one in window.axe()]
+                    if (beyond := window.overflow()) > 0:
+                        problems.append(f"{place}: {beyond} px wider than the window")
+    finally:
+        dashboard.process.kill()
+        dashboard.process.communicate()
+    assert not problems, "\n".join(problems)

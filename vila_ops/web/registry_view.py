@@ -11,6 +11,8 @@ from typing import Any
 from markupsafe import Markup
 
 from components.registry import HistoryEntry, Registry, Version
+from components.registry.certificates import certificates as exports
+from components.registry.certificates import certifies
 from components.registry.gates.approvals import approvers, rejection
 from components.registry.history import entry_place, numbers_in
 from components.registry.records import read_entry
@@ -421,6 +423,8 @@ def certificates(store: Store, version: Version) -> list[tuple[str, bool | None,
             found.append((name, None, f"it can't be read: {error}"))
             continue
         found.append((name.removesuffix(".json"), _proven(value), told(value)))
+    for layout, value in exports(store, version.model, version.number).items():
+        found.append((f"export as {layout}", certifies(value, version), told(value)))
     if version.certificate:
         found.append(("export", _proven(version.certificate), told(version.certificate)))
     return found
