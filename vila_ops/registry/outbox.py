@@ -357,7 +357,7 @@ def _read(store: Store, model: str, target: str) -> tuple[str | None, Standing]:
         if not all(isinstance(one, dict) and {"seq", "error", "at"} <= set(one) for one in lost):
             raise ValueError("given_up: each has seq, error and at")
         return tag, Standing(**{**value, "given_up": lost})
-    except (ValueError, TypeError) as error:
+    except (AttributeError, ValueError, TypeError) as error:
         raise UserError(
             f"{place}: does not say how far the target has come ({error}); fix: remove it, and the "
             "target begins with what comes next"
