@@ -16,6 +16,7 @@ from components.registry import Registry
 from components.registry.certificates import certificates, place
 from vila_core.jsonio import dumps
 from vila_core.store import open_store
+from vila_ops.registry.promote import judge_promotion
 
 pytestmark = pytest.mark.slow
 
@@ -54,12 +55,11 @@ class Promotion:
         self.vila("run", self.recipe, "--runner", "inline")
         return json.loads(self.vila("show", "last", "--json"))["run_id"]
 
-    def ask(self, what: str, code: int) -> dict[str, dict[str, Any]]:
-        """The verdicts by kind; nothing may be moved by it."""
-        asked = ("promote", what, "--to", "champion", "--gates", self.gates, "--dry-run", "--json")
-        verdicts = json.loads(self.vila(*asked, code=code))["evidence"]["gates"]
-        assert "champion" not in Registry(self.store).aliases("miniature")
-        return {one["kind"]: one for one in verdicts}
+    def ask(self, what: str, *, passes: bool) -> dict[str, dict[str, Any]]:
+        """The verdicts by kind, as `vila promote WHAT --to champion --dry-run --json` has them."""
+        found = judge_promotion(self.store, what, "champion", gates=str(self.gates), who="ada")
+        assert found.passed == passes
+        return {one.kind: one.as_json() for one in found.verdicts}
 
     def fix(self, verdict: Mapping[str, Any]) -> list[str]:
         """The command that a verdict names, as words."""
@@ -72,7 +72,7 @@ class Promotion:
 def test_proofs_are_asked_for_made_found_and_doubted(vila: Vila) -> None:
     made = Promotion(vila)
     run = made.train()
-    before = made.ask(run, code=1)
+    before = made.ask(run, passes=False)
     assert before["resume"]["details"]["found"] == "sft: no certificate"
     assert before["export"]["details"]["found"] == "no certificate of transformers"
     assert made.fix(before["resume"]) == ["verify", "resume", run, "--task", "sft"]
@@ -81,15 +81,17 @@ def test_proofs_are_asked_for_made_found_and_doubted(vila: Vila) -> None:
     assert "vila registry export miniature@1 --layout transformers --to FOLDER" in shown
 
     vila(*made.fix(before["resume"]))
-    half = made.ask(run, code=1)
+    half = made.ask(run, passes=False)
     assert half["resume"]["passed"]
     vila(*made.fix(half["export"]))
     assert (vila.folder / "exported" / "certificate.json").is_file()
 
     again = made.train()  # all of it comes from the cache
     version = Registry(made.store).version("miniature", 1)
+    last = vila("promote", again, "--to", "champion", "--gates", made.gates, "--dry-run")
+    assert "All gates pass. Nothing was moved: this was a dry run." in last
     for what in (run, again, "miniature@1"):
-        found = made.ask(what, code=0)
+        found = made.ask(what, passes=True)
         proof = found["resume"]["details"]["certificates"]["sft"]
         assert (proof["run_id"], proof["equal"]) == (run, True)
         assert proof["against"] == "the task's own checkpoint"
@@ -113,7 +115,7 @@ def _a_resume_that_differs(made: Promotion, run: str) -> None:
     save_file(tensors, path)
     sign(path.parent)
     assert "sft: DIFFERENT" in made.vila("verify", "resume", run, "--task", "sft", code=1)
-    found = made.ask(run, code=1)
+    found = made.ask(run, passes=False)
     assert "it did NOT resume to the same bits" in found["resume"]["text"]
     proof = found["resume"]["details"]["certificates"]["sft"]
     assert proof["equal"] is False
@@ -136,13 +138,13 @@ def _an_export_that_does_not_hold(made: Promotion, run: str) -> None:
     row = value["certificate"]["prompts"][0]
     row["max_abs_difference"] = 2 * row["tolerance"]
     made.store.write(key, dumps(value).encode())
-    found = made.ask(run, code=1)["export"]
+    found = made.ask(run, passes=False)["export"]
     assert not found["passed"]
     assert "the certificate of transformers does not hold for this version" in found["text"]
     assert "remove it from registry/miniature/certificates/1" in found["details"]["fix"]
 
     made.store.delete(key)
-    made.vila(*made.fix(made.ask(run, code=1)["export"])[:-1], "exported-again")
+    made.vila(*made.fix(made.ask(run, passes=False)["export"])[:-1], "exported-again")
     value = json.loads(made.store.read(key))
     assert value["certificate"] == json.loads(kept)["certificate"]
-    assert made.ask(run, code=0)["export"]["passed"]
+    assert made.ask(run, passes=True)["export"]["passed"]
