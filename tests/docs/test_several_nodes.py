@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from page_commands import ROOT, commands
+from page_commands import ROOT, commands, run
 
 from vila_core.store import open_store
 
@@ -28,26 +26,13 @@ QUICK = (
 """Beside what the page says: a quickstart that learns nothing, for time."""
 
 
-def run(command: str, store: Path, *more: str) -> str:
-    program, *arguments = shlex.split(command)
-    assert program == "vila"
-    done = subprocess.run(
-        [sys.executable, "-m", "vila_ops.cli.main", *arguments, *more],
-        cwd=ROOT,
-        env={**os.environ, "VILA_STORE": str(store), "COLUMNS": "80"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
-
-
 @pytest.mark.slow
 def test_every_command_works(tmp_path: Path) -> None:
     plan, rehearsal = commands(PAGE)
-    assert "on 32 x" in run(plan, tmp_path)
+    environment = {**os.environ, "VILA_STORE": str(tmp_path), "COLUMNS": "80"}
+    assert "on 32 x" in run(plan, environment)
     quick = [word for override in QUICK for word in ("--set", override)]
-    run(rehearsal, tmp_path, *quick)
+    run(f"{rehearsal} {shlex.join(quick)}", environment)
     store = open_store(tmp_path)
     (found,) = [key for key in store.list("runs/") if key.endswith("/nodes.json")]
     assert found.split("/")[3] == "sft"

@@ -21,9 +21,11 @@ def test_every_command_of_the_tutorial_works(tmp_path: Path) -> None:
         del environment["XDG_CONFIG_HOME"]
     printed = run_page(TUTORIAL, environment)
     assert len(printed) >= 8
-    assert any("train.lr" in text for command, text in printed.items() if "vila why" in command)
-    asked = [text for command, text in printed.items() if command.startswith("vila ask")]
-    assert {text.strip() for text in asked} == {"red"}
+    for command, text in printed.items():
+        if command.startswith("vila why"):
+            assert "train.lr" in text
+        if command.startswith("vila ask"):
+            assert text.strip() == "red"
 
     shown = json.loads(run("vila show quickstart --json", environment))
     metrics = shown["metrics"]
