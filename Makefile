@@ -41,7 +41,7 @@ test: $(VENV)/dev.stamp  ## set up and pass the tests (minutes, 2 cores)
 	$(BIN)/python -m pytest -q -n 2 --dist loadgroup -m "not slow"
 
 test-slow: $(VENV)/dev.stamp  ## the tests that take longer, the whole recipe among them
-	$(BIN)/python -m pytest -q -m slow $(SLOW_ARGS)
+	$(BIN)/python -m pytest -q -n 2 --dist loadgroup -m slow $(SLOW_ARGS)
 
 lint: $(VENV)/dev.stamp  ## ruff: lint and format check
 	$(BIN)/ruff check .

@@ -14,6 +14,7 @@ TUTORIAL = ROOT / "docs" / "tutorials" / "promote.md"
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("store of the quickstart")
 def test_every_command_works(tmp_path: Path) -> None:
     """`VILA_TEST_STORE` may name a store where the quickstart has run: then it is a cache hit."""
     store = tmp_path / "store"

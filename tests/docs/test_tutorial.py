@@ -13,6 +13,7 @@ TUTORIAL = ROOT / "docs" / "tutorials" / "quickstart.md"
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("store of the quickstart")
 def test_every_command_of_the_tutorial_works(tmp_path: Path) -> None:
     """`VILA_TEST_STORE` may name a store where the quickstart has run: then all are cache hits."""
     store = os.environ.get("VILA_TEST_STORE") or str(tmp_path / "store")

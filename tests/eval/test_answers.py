@@ -13,8 +13,8 @@ import pytest
 
 from vila_core.errors import Damaged, NotFound, UserError
 from vila_core.eval.answers import Answers, Questions, Scores, shared_places
-from vila_core.eval.read_answers import answers_of, read_answers, record_at
-from vila_core.store import FileStore, publish
+from vila_core.eval.read_answers import Records, answers_of, read_answers
+from vila_core.store import FileStore, Store, publish
 
 
 def row(key: str = "q0", score: object = 1.0, **more: Any) -> dict[str, Any]:
@@ -193,24 +193,43 @@ def test_shared_questions_are_found_in_another_order() -> None:
     assert [len(each) for each in shared_places(ours, read(row("y")))] == [0, 0]
 
 
+def record_at(store: Store, sha256: str, answers: Answers, place: int) -> dict[str, object]:
+    with Records(store) as records:
+        return records.at(sha256, answers, place)
+
+
 def test_a_record_is_read_back_and_checked(tmp_path: Path) -> None:
     store = FileStore(tmp_path / "store")
     rows = [row(key, seed=seed, answer=f"{key}{seed}") for seed in (0, 1) for key in "abc"]
     sha256 = publish_text(store, tmp_path / "made", text_of(rows)[:-1])
     found = answers_of(store, sha256)["vqa", 0]
     for place in range(3):
-        assert record_at(store, sha256, found, place, {}) == rows[place]
+        assert record_at(store, sha256, found, place) == rows[place]
     path = store.local_path(f"artifacts/{sha256}/records.jsonl")
     path.chmod(0o644)
     path.write_bytes(text_of(rows).replace(b"b0", b"z0"))
-    assert record_at(store, sha256, found, 2, {}) == rows[2]
+    assert record_at(store, sha256, found, 2) == rows[2]
     with pytest.raises(Damaged, match=r"records.jsonl: is not what it was"):
-        record_at(store, sha256, found, 1, {})
+        record_at(store, sha256, found, 1)
     with pytest.raises(Damaged, match=r"records.jsonl: does not match its digest"):
         answers_of(store, sha256)
     path.unlink()
     with pytest.raises(NotFound, match="is gone"):
-        record_at(store, sha256, found, 1, {})
+        record_at(store, sha256, found, 1)
+
+
+def test_records_of_a_bucket_are_fetched_once(tmp_path: Path) -> None:
+    store = FileStore(tmp_path / "store")
+    rows = [row(key) for key in "abc"]
+    sha256 = publish_text(store, tmp_path / "made", text_of(rows))
+    found = answers_of(store, sha256)["vqa", 0]
+    store.local_path = lambda key: None  # type: ignore[method-assign]
+    with Records(store) as records:
+        assert records.at(sha256, found, 2) == rows[2]
+        store.delete(f"artifacts/{sha256}/records.jsonl")
+        assert records.at(sha256, found, 0) == rows[0]
+    with pytest.raises(Damaged, match="is missing from the artifact"):
+        record_at(store, sha256, found, 0)
 
 
 def test_damage_is_told_before_the_line_that_it_made(tmp_path: Path) -> None:

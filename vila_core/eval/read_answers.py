@@ -8,7 +8,9 @@ import math
 import operator
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, TypeVar
+from contextlib import ExitStack
+from tempfile import TemporaryFile
+from typing import IO, Any, Self, TypeVar
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -17,7 +19,7 @@ from numpy.typing import NDArray
 from vila_core.errors import Damaged, NotFound, UserError
 from vila_core.eval.answers import Answers, Key, Questions, Scores, narrowed
 from vila_core.eval.records import SEEN
-from vila_core.store import Store, read_file, read_pieces, ref_of
+from vila_core.store import Store, read_pieces, ref_of
 
 RECORDS = "records.jsonl"
 _MOST = 1e300  # of a score: sums of greater ones are no numbers
@@ -66,33 +68,46 @@ def read_answers(pieces: Iterable[bytes], where: str) -> dict[Key, Answers]:
     return {key: found.pop(key).answers(*key) for key in [*found]}
 
 
-def record_at(
-    store: Store, sha256: str, answers: Answers, place: int, held: dict[str, bytes]
-) -> dict[str, Any]:
-    """Return the record of a question's first draw, checked against what was read before.
+class Records:
+    """Single records of evaluations, whose files stay open until the end of `with`."""
 
-    Of a directory that line alone is read; of a bucket all records are, and stay in `held`. Raises
-    NotFound, Damaged.
-    """
-    begin = int(answers.places[place])
-    path = store.local_path(f"artifacts/{sha256}/{RECORDS}")
-    where = f"{ref_of(store, sha256).uri}/{RECORDS}"
-    if path is None:
-        if sha256 not in held:
-            held[sha256] = read_file(store, ref_of(store, sha256), RECORDS)
-        data = held[sha256]
-        end = data.find(b"\n", begin)
-        line = data[begin : end if end >= 0 else len(data)]
-    else:
-        try:
-            with path.open("rb") as file:
-                file.seek(begin)
-                line = file.readline().rstrip(b"\n")
-        except FileNotFoundError:
-            raise NotFound(f"{where}: is gone.") from None
-    if hash(line) != int(answers.lines[place]):
-        raise Damaged(f"{where}: is not what it was.")
-    return json.loads(line)
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._files: dict[str, IO[bytes]] = {}
+        self._open = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    def at(self, sha256: str, answers: Answers, place: int) -> dict[str, Any]:
+        """Return the record of a question's first draw, checked against what was read before.
+
+        Of a directory that line alone is read; of a bucket all records come once to a temporary
+        file. Raises NotFound, Damaged.
+        """
+        file = self._file(sha256)
+        file.seek(int(answers.places[place]))
+        line = file.readline().rstrip(b"\n")
+        if hash(line) != int(answers.lines[place]):
+            raise Damaged(f"{ref_of(self._store, sha256).uri}/{RECORDS}: is not what it was.")
+        return json.loads(line)
+
+    def _file(self, sha256: str) -> IO[bytes]:
+        if sha256 not in self._files:
+            ref = ref_of(self._store, sha256)
+            path = self._store.local_path(f"artifacts/{sha256}/{RECORDS}")
+            try:
+                file = path.open("rb") if path else TemporaryFile()  # noqa: SIM115  # below
+            except FileNotFoundError:
+                raise NotFound(f"{ref.uri}/{RECORDS}: is gone.") from None
+            self._open.callback(file.close)
+            if path is None:
+                file.writelines(read_pieces(self._store, ref, RECORDS))
+            self._files[sha256] = file
+        return self._files[sha256]
 
 
 class _Rows:

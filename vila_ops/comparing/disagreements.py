@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from vila_core.errors import UserError
 from vila_core.eval.answers import Answers, Key, Questions, shared_places
-from vila_core.eval.read_answers import record_at
+from vila_core.eval.read_answers import Records
 from vila_core.store import Store
 from vila_ops.evaluations import Evaluation
 
@@ -101,14 +101,15 @@ def find_disagreements(
         raise UserError(f"'{who}' chooses no questions; one of: {', '.join(get_args(Who))}")
     if not 0 < other < len(evaluations):
         raise UserError("a second run is needed, to disagree with the first")
-    reader = _Reader(store, evaluations, key)
-    ours, theirs = reader.group(0), reader.group(other)
-    places = shared_places(ours, theirs)
-    chosen = _chosen(reader, ours, theirs, places, other, who)
-    pages = max(1, -(-len(chosen) // rows))
-    page = min(max(1, page), pages)
-    shown = chosen[(page - 1) * rows : page * rows]
-    made = tuple(reader.row(int(places[0][at])) for at in shown)
+    with Records(store) as records:
+        reader = _Reader(records, evaluations, key)
+        ours, theirs = reader.group(0), reader.group(other)
+        places = shared_places(ours, theirs)
+        chosen = _chosen(reader, ours, theirs, places, other, who)
+        pages = max(1, -(-len(chosen) // rows))
+        page = min(max(1, page), pages)
+        shown = chosen[(page - 1) * rows : page * rows]
+        made = tuple(reader.row(int(places[0][at])) for at in shown)
     return Found(made, len(chosen), len(places[0]), page, pages)
 
 
@@ -142,11 +143,10 @@ def _chosen(
 class _Reader:
     """The records of some evaluations of one benchmark, read when they are needed."""
 
-    def __init__(self, store: Store, evaluations: Sequence[Evaluation], key: Key) -> None:
-        self._store = store
+    def __init__(self, records: Records, evaluations: Sequence[Evaluation], key: Key) -> None:
+        self._records = records
         self._evaluations = evaluations
         self._key = key
-        self._held: dict[str, bytes] = {}
         self._indexes: dict[Questions, Mapping[str, int]] = {}
 
     def group(self, number: int) -> Answers:
@@ -160,7 +160,7 @@ class _Reader:
     def record(self, number: int, place: int) -> dict[str, Any]:
         """Return the record of a question's first draw."""
         _, sha256 = self._evaluations[number].makers[self._key]
-        return record_at(self._store, sha256, self.group(number), place, self._held)
+        return self._records.at(sha256, self.group(number), place)
 
     def text(self, number: int, place: int) -> str:
         """Return an answer."""
