@@ -26,6 +26,8 @@ from vila_ops.paired import Pair, Paired, assemble, pair_of
 
 PATIENCE_SECONDS = 0.25
 """For so long a request waits for what is not there yet."""
+MOST_UNREAD = 3
+"""With more evaluations to be read first, waiting that long would be in vain."""
 MOST_WAITING = 400
 IDLE_SECONDS = 2.0
 """The computing thread ends after so long without work; the next work starts another one."""
@@ -78,12 +80,16 @@ class Pairs:
         reference: Chosen,
         others: Sequence[Chosen],
         noise: Mapping[str, Spread] | None = None,
-        patience: float = PATIENCE_SECONDS,
+        patience: float | None = None,
     ) -> list[Outcome]:
         """Return what each of `others` says against the reference, p-values corrected over all.
 
-        While one of them is pending, p-values are corrected for those that are there; ask again.
+        `patience` is how many seconds to wait, None for a moment where that may help. While one of
+        them is pending, p-values are corrected for those that are there; ask again.
         """
+        if patience is None:
+            unread = sum(not self.evaluations.known(one.view, one.task) for one in others)
+            patience = PATIENCE_SECONDS if unread <= MOST_UNREAD else 0.0
         found = [self._ask(reference, other) for other in others]
         until = time.monotonic() + patience
         for place, (each, other) in enumerate(zip(found, others, strict=True)):

@@ -107,7 +107,7 @@ def make_report(
     *,
     reference: str = "",
     size: str | None = None,
-    patience: float = 0.25,
+    patience: float | None = None,
 ) -> Report:
     """Compare runs as they are named; `reference` is one of them, by default the first.
 

@@ -21,9 +21,9 @@ from vila_ops.web.api.problem import ERRORS
 from vila_ops.web.audit import note
 from vila_ops.web.forms import checked_json
 from vila_ops.web.judging import Question, judging_of
+from vila_ops.web.loading import store_of
 from vila_ops.web.roles import Role, Viewer, needs, viewer_of
 from vila_ops.web.signed import Marks, marks
-from vila_ops.web.watch import Watch
 
 JUDGE_SECONDS = 60.0
 _NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
@@ -219,7 +219,7 @@ class DecisionIn(BaseModel):
 @router.get("/models")
 def models(request: Request) -> ModelsOut:
     """List the models with their aliases."""
-    store = _store(request)
+    store = store_of(request)
     names, foreign = view.models(store)
     return ModelsOut(models=[_model(view.summary(store, name)) for name in names], foreign=foreign)
 
@@ -227,7 +227,7 @@ def models(request: Request) -> ModelsOut:
 @router.get("/models/{model}")
 def one_model(request: Request, model: Model, limit: Most = 50, skip: Skip = 0) -> VersionsOut:
     """Return a model with its newest versions."""
-    store = _store(request)
+    store = store_of(request)
     _known(store, model)
     summary = view.summary(store, model)
     wanted = view.numbers(store, model)[::-1]
@@ -240,7 +240,7 @@ def one_model(request: Request, model: Model, limit: Most = 50, skip: Skip = 0) 
 @router.get("/models/{model}/versions/{number}")
 def one_version(request: Request, model: Model, number: Number) -> VersionOut:
     """Return a version with evidence, lineage, files and the state of its signature."""
-    store = _store(request)
+    store = store_of(request)
     _known(store, model)
     [row] = view.rows(store, model, [number], view.past(store, model))
     if row.version is None:
@@ -270,7 +270,7 @@ def one_version(request: Request, model: Model, number: Number) -> VersionOut:
 @router.get("/models/{model}/history")
 def history(request: Request, model: Model, limit: Most = 50, skip: Skip = 0) -> HistoryOut:
     """Return who decided what, when and why."""
-    store = _store(request)
+    store = store_of(request)
     _known(store, model)
     past = view.past(store, model)
     shown = past.entries[::-1][skip : skip + limit]
@@ -285,7 +285,7 @@ def history(request: Request, model: Model, limit: Most = 50, skip: Skip = 0) ->
 @router.post("/promote")
 def promotion(request: Request, asked: PromoteIn) -> PromoteOut:
     """Ask the gates, and move the alias if they pass and `dry_run` is not set."""
-    store, viewer = _store(request), viewer_of(request)
+    store, viewer = store_of(request), viewer_of(request)
     if not asked.dry_run:
         needs(Role.admin if asked.force else Role.promoter)(request)
         action = "force" if asked.force else "promote"
@@ -326,7 +326,7 @@ def promotion(request: Request, asked: PromoteIn) -> PromoteOut:
 @router.post("/models/{model}/rollback")
 def rollback(request: Request, model: Model, viewer: Promoter, asked: RollbackIn) -> EntryOut:
     """Move an alias back to the version before, or to `to`."""
-    store = _store(request)
+    store = store_of(request)
     note(request, "roll back", f"{model}@{asked.alias}", why=asked.why)
     _known(store, model)
     try:
@@ -364,7 +364,7 @@ def reject(
 def _decide(
     request: Request, kind: str, model: str, number: int, viewer: Viewer, asked: DecisionIn
 ) -> EntryOut:
-    store, name = _store(request), f"{model}@{number}"
+    store, name = store_of(request), f"{model}@{number}"
     note(request, kind, name, why=asked.why)
     _known(store, model)
     if number not in view.numbers(store, model):
@@ -479,8 +479,3 @@ def _promotion(judged: Judgement, *, dry_run: bool, entry: EntryOut | None = Non
         evidence=dict(judged.evidence),
         entry=entry,
     )
-
-
-def _store(request: Request) -> Store:
-    watch: Watch = request.app.state.watch
-    return watch.store

@@ -25,13 +25,13 @@ from vila_ops.web.audit import note
 from vila_ops.web.forms import read_form
 from vila_ops.web.judging import Asked, Question, judging_of
 from vila_ops.web.lineage_desk import desk_of
+from vila_ops.web.loading import store_of
 from vila_ops.web.markdown import markdown, split
 from vila_ops.web.pages import page
 from vila_ops.web.parts import Part, part
 from vila_ops.web.roles import Role, Viewer, needs, viewer_of
 from vila_ops.web.routes.lineage import shown
 from vila_ops.web.signed import marks
-from vila_ops.web.watch import Watch
 
 WAIT_SECONDS = 3.0
 HISTORY_ROWS = 50
@@ -51,7 +51,7 @@ Promoter = Annotated[Viewer, Depends(needs(Role.promoter))]
 @router.get("/registry")
 def registry(request: Request) -> Response:
     """Show all models with their aliases."""
-    store = _store(request)
+    store = store_of(request)
     names, foreign = view.models(store)
     return page(
         request,
@@ -75,7 +75,7 @@ def judge(
 @router.post("/registry/promote")
 def decide(request: Request, viewer: Promoter, form: Form) -> Response:
     """Move the alias as it was judged on the page that sent the form."""
-    store, reason = _store(request), _reason(form)
+    store, reason = store_of(request), _reason(form)
     what, to = form.get("what", "")[:200], form.get("to", "")[:200]
     force = form.get("action") == "force"
     note(request, "force" if force else "promote", f"{what} to {to}", why=reason)
@@ -108,7 +108,7 @@ def one_model(
     history: PageNumber = 1,
 ) -> Response:
     """Show a model: aliases, versions, history."""
-    store = _store(request)
+    store = store_of(request)
     view.known_model(store, model)
     past = view.past(store, model)
     all_numbers = view.numbers(store, model)[::-1]
@@ -147,7 +147,7 @@ def rollback_form(
 @router.post("/registry/{model}/rollback")
 def roll_back(request: Request, model: str, viewer: Promoter, form: Form) -> Response:
     """Move an alias back."""
-    store, reason = _store(request), _reason(form)
+    store, reason = store_of(request), _reason(form)
     alias = form.get("alias", "")[:200]
     note(request, "roll back", f"{model}@{alias}", why=reason, to=form.get("to", "")[:20])
     view.known_model(store, model)
@@ -167,7 +167,7 @@ def roll_back(request: Request, model: str, viewer: Promoter, form: Form) -> Res
 @router.get("/registry/{model}/history/{seq}")
 def one_entry(request: Request, model: str, seq: Number) -> Response:
     """Show an entry of the history with its evidence."""
-    store = _store(request)
+    store = store_of(request)
     view.known_model(store, model)
     past = view.past(store, model)
     found = next((one for one in past.entries if one.seq == seq), None)
@@ -189,7 +189,7 @@ def one_entry(request: Request, model: str, seq: Number) -> Response:
 @router.post("/registry/{model}/{number}/decide")
 def say(request: Request, model: str, number: Number, viewer: Promoter, form: Form) -> Response:
     """Approve or reject a version, or withdraw one's approval."""
-    store, reason, kind = _store(request), _reason(form), form.get("kind", "")
+    store, reason, kind = store_of(request), _reason(form), form.get("kind", "")
     name = f"{model}@{number}"
     note(request, kind if kind in _DECISIONS else "decide", name, why=reason)
     view.known_model(store, model)
@@ -214,7 +214,7 @@ _DECISIONS = {
 @router.get("/registry/{model}/{number}")
 def one_version(request: Request, model: str, number: Number) -> Response:
     """Show a version with all that is known of it."""
-    store = _store(request)
+    store = store_of(request)
     view.known_model(store, model)
     past = view.past(store, model)
     try:
@@ -284,7 +284,7 @@ def _judged(request: Request, asked: Question, *, again: str = "", code: int = 2
 def _ask(request: Request, asked: Question) -> tuple[Asked, Judgement | None]:
     if asked.gates and asked.gates not in gate_names():  # a file of the server's is no name
         raise UserError(f"gates {asked.gates}: known are {', '.join(gate_names())}.")
-    store = _store(request)
+    store = store_of(request)
     one = judging_of(request.app, store).ask(asked)
     judged = one.wait(WAIT_SECONDS)
     if judged is not None:
@@ -308,7 +308,7 @@ def _moved(store: Store, judged: Judgement) -> str:
 def _rollback_page(
     request: Request, model: str, alias: str, to: int | None, *, again: str = "", code: int = 200
 ) -> Response:
-    store = _store(request)
+    store = store_of(request)
     view.known_model(store, model)
     past = view.past(store, model)
     standing = next((one for one in past.standing if one.alias == alias), None)
@@ -347,7 +347,7 @@ def _card(store: Store, version: Version) -> tuple[str, Any]:
 
 
 def _lineage(request: Request, version: Version) -> Any:
-    with desk_of(request.app, _store(request)).current() as index:
+    with desk_of(request.app, store_of(request)).current() as index:
         return shown(trace_back(index, f"version:{version.name}", MOST_DRAWN))
 
 
@@ -386,8 +386,3 @@ def _reason(form: dict[str, str]) -> str:
 def _number(text: str | None) -> int | None:
     good = text is not None and text.isascii() and text.isdigit() and len(text) < 10
     return int(text) if good and text else None
-
-
-def _store(request: Request) -> Store:
-    watch: Watch = request.app.state.watch
-    return watch.store
