@@ -35,8 +35,6 @@ class Version:
     """Digest of the artifact with the records of its evaluation; "" in versions without."""
     baseline: str = ""
     """The same, of what it was compared with when it was registered."""
-    certificate: Mapping[str, Any] = field(default_factory=dict)
-    """The proof that its export agrees with it; {} where there is none."""
     signature: Mapping[str, Any] | None = None
     """A Sigstore bundle over this record; None where it was made without a key."""
     stored: str = field(default="", repr=False, compare=False)

@@ -159,6 +159,8 @@ def test_proofs_of_exports_are_shown(client: TestClient, store: Store) -> None:
     page = client.get("/registry/miniature/1").text
     told = re.findall(r'<summary>(export as \w+) <span class="badge \w+">(\w+)</span>', page)
     assert told == [("export as llava", "failed"), ("export as vila15", "passed")]
+    known = client.get("/api/v1/registry/models/miniature/versions/1").json()
+    assert known["exports"]["vila15"]["artifact"] == version.artifact.sha256
     place = "registry/miniature/certificates/1/vila15.json"
     change(store, place, lambda value: value.update(certificate={"layout": "hf"}))
     broken = client.get("/registry/miniature/1")
@@ -166,6 +168,8 @@ def test_proofs_of_exports_are_shown(client: TestClient, store: Store) -> None:
     text = unescape(broken.text)
     assert "The certificates can't be read." in text
     assert f"{place} is no certificate (layout 'hf' is not one of llava," in text
+    known = client.get("/api/v1/registry/models/miniature/versions/1").json()
+    assert (known["exports"], known["exports_problem"][: len(place)]) == ({}, place)
 
 
 def test_programs_are_told_the_same(client: TestClient, store: Store) -> None:

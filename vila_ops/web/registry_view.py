@@ -425,8 +425,6 @@ def certificates(store: Store, version: Version) -> list[tuple[str, bool | None,
         found.append((name.removesuffix(".json"), _proven(value), told(value)))
     for layout, value in exports(store, version.model, version.number).items():
         found.append((f"export as {layout}", certifies(value, version), told(value)))
-    if version.certificate:
-        found.append(("export", _proven(version.certificate), told(version.certificate)))
     return found
 
 

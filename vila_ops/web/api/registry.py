@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
 from components.registry import HistoryEntry
+from components.registry.certificates import certificates
 from components.registry.gates.files import names as gate_names
 from components.registry.signing import Signed
 from vila_core.errors import Conflict, Damaged, NotFound, UserError
@@ -131,7 +132,10 @@ class VersionOut(BaseModel):
     gates: list[VerdictOut]
     evidence: dict[str, Any]
     lineage: dict[str, Any]
-    certificate: dict[str, Any]
+    exports: dict[str, dict[str, Any]] = Field(
+        description="By layout: the proof that an export gives the same logits."
+    )
+    exports_problem: str
     signature: SignatureState
     signature_text: str
     files: list[FileOut]
@@ -252,6 +256,10 @@ def one_version(request: Request, model: Model, number: Number) -> VersionOut:
         files, problem = view.files(store, version.artifact.sha256)[0], ""
     except (NotFound, Damaged) as error:
         files, problem = [], str(error)
+    try:
+        exports, doubt = certificates(store, model, number), ""
+    except ValueError as error:
+        exports, doubt = {}, str(error)
     return VersionOut(
         row=_row(model, row),
         metrics=dict(version.metrics),
@@ -260,7 +268,8 @@ def one_version(request: Request, model: Model, number: Number) -> VersionOut:
         gates=_verdicts(version.evidence),
         evidence=dict(version.evidence),
         lineage=dict(version.lineage),
-        certificate=dict(version.certificate),
+        exports=exports,
+        exports_problem=doubt,
         **_signature(signatures, number),
         files=[FileOut(**vars(one)) for one in files],
         files_problem=problem,
