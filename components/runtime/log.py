@@ -9,12 +9,18 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from selectors import EVENT_READ, DefaultSelector
 from typing import IO
 
 from components.runtime.secrets import mask_text, secret_values
 
 _DRAIN_SECONDS = 2.0
+"""At its end a task waits no longer than this for what its children still print."""
+_QUIET_SECONDS = 0.05
+"""Nor once they said nothing for so long: one of them (W&B's service) lives on for a while."""
+_PIECE = 65536
 
 
 class TaskLog:
@@ -83,23 +89,41 @@ class _Tee:
         os.close(writing)
         # A crash in C kills the copying thread as well: its stack goes to the file directly.
         faulthandler.enable(file)
+        self._closing, self._close = os.pipe()  # a byte in it wakes the thread
         self._thread = threading.Thread(target=self._copy, args=(reading,), daemon=True)
         self._thread.start()
 
     def _copy(self, reading: int) -> None:
         left = b""
-        while True:
-            data = os.read(reading, 65536)
+        for data in self._pieces(reading):
             # Whole lines only, so that a secret is not cut in two; \r ends a progress bar's line.
-            cut = len(left) + len(data)
-            if data:
-                cut = max((left + data).rfind(b"\n"), (left + data).rfind(b"\r")) + 1
+            cut = max((left + data).rfind(b"\n"), (left + data).rfind(b"\r")) + 1
             ready, left = (left + data)[:cut], (left + data)[cut:]
             if ready:
                 self._write(ready)
-            if not data:
-                break
-        os.close(reading)
+        if left:
+            self._write(left)
+
+    def _pieces(self, reading: int) -> Iterator[bytes]:
+        """Yield what comes until the last child that may write is gone, or `close` was called.
+
+        The pipe stays open in that case: a child that still writes would be killed by the signal.
+        """
+        with DefaultSelector() as selector:
+            selector.register(reading, EVENT_READ)
+            selector.register(self._closing, EVENT_READ)
+            while self._closing not in [key.fd for key, _ in selector.select()]:
+                if not (data := os.read(reading, _PIECE)):
+                    os.close(reading)
+                    return
+                yield data
+            selector.unregister(self._closing)
+            until = time.monotonic() + _DRAIN_SECONDS
+            while time.monotonic() < until and selector.select(_QUIET_SECONDS):
+                if not (data := os.read(reading, _PIECE)):
+                    os.close(reading)
+                    return
+                yield data
 
     def _write(self, data: bytes) -> None:
         for secret in self._secrets:
@@ -114,10 +138,10 @@ class _Tee:
         faulthandler.disable()
         os.dup2(self._saved[0], 1)
         os.dup2(self._saved[1], 2)
-        # The pipe ends when the last child that inherited it does; don't wait for ever.
-        self._thread.join(_DRAIN_SECONDS)
+        os.write(self._close, b"x")
+        self._thread.join(2 * _DRAIN_SECONDS)  # never for good: the console may take nothing
         if not self._thread.is_alive():
-            for descriptor in self._saved:
+            for descriptor in (*self._saved, self._close, self._closing):
                 os.close(descriptor)
 
 
