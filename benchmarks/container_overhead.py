@@ -3,8 +3,9 @@
 The same task of the tests' toy stages, which does next to nothing, run as the drivers of both
 runners run it: in a container of the image `vila-platform/ops` (or `--image`), and as a process.
 Each writes its record and an artifact into one directory store, under a config of its own, so that
-nothing comes from the cache. What a run pays once, for finding the engine and asking the image for
-its code, stands apart. Needs podman or docker, and the image built from this checkout.
+nothing comes from the cache; W&B, which the image has not, is left out. What a run pays once, for
+finding the engine and asking the image for its code, stands apart. Needs podman or docker, and the
+image built from this checkout.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import _harness  # first: sets the number of threads
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from components.runtime import Context
+from components.runtime.context import Tracking
 from vila_core.errors import UserError
 from vila_core.jsonio import dumps
 from vila_core.store import Store, open_store
@@ -111,7 +113,11 @@ def _run(graph: Graph, store: Store, folder: Path, count: int, rooms: Containers
     """Run task `source` with a config of its own to its end, as a driver does."""
     task = graph.tasks["source"]
     context = Context(
-        store=store.uri, run_id=RUN_ID, driver_pid=os.getpid(), guarded=rooms is not None
+        store=store.uri,
+        run_id=RUN_ID,
+        driver_pid=os.getpid(),
+        guarded=rooms is not None,
+        tracking=Tracking(wandb="disabled"),
     )
     values: dict[str, Any] = {
         "context": dumps(context.model_dump(mode="json")),
