@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -199,6 +200,11 @@ def test_hostile_texts_are_texts(client: TestClient, own_store: Store, story: St
         assert "<script>alert" not in text
         assert "<img" not in text
     assert client.get("/registry/promote?what=..%2f..&to=candidate").status_code in (404, 409)
+
+
+def test_times_of_lineage_are_in_the_viewers_zone(client: TestClient) -> None:
+    text = client.get("/lineage?q=miniature@1").text
+    assert re.search(r'registered\s+<time datetime="20\d\d-[^"]*\+00:00">20', text)
 
 
 def test_the_store_may_go_away(client: TestClient, own_store: Store, tmp_path: Path) -> None:

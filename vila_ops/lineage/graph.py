@@ -23,6 +23,10 @@ MOST_FROM_ONE = 60
 """Neighbours of one node that are followed; of the rest it is told how many there may be."""
 
 
+TIMES = ("registered", "started")
+"""Details that are times: ISO 8601."""
+
+
 @dataclass(frozen=True)
 class Detail:
     """A fact about a node. `node` is the node that it leads to, if it leads to one."""

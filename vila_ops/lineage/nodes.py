@@ -55,7 +55,7 @@ def _version(index: LineageIndex, node_id: str, value: str, run: str) -> Node:
         return Node(node_id, value, missing=True, note="its record is gone or can't be read")
     details = [Detail("run", found.run_id, f"run:{found.run_id}")]
     details += [Detail("alias", text) for text in standing(index, found)]
-    details.append(Detail("registered", f"{found.created_at[:16].replace('T', ' ')}"))
+    details.append(Detail("registered", found.created_at))
     gone = index.run(found.run_id) is None
     note = f"the record of run {found.run_id} is gone" if gone and found.run_id else ""
     return Node(node_id, value, tuple(details), note=note)
@@ -80,7 +80,7 @@ def _run(index: LineageIndex, node_id: str, value: str, run: str) -> Node:
         return Node(node_id, value, missing=True, note="its record is gone or can't be read")
     details = [
         Detail("recipe", found.recipe),
-        Detail("started", found.created_at[:16].replace("T", " ")),
+        Detail("started", found.created_at),
         Detail("config", found.config, f"config:{found.config}"),
         Detail("code", found.code, f"code:{found.code}"),
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from vila_ops.lineage.graph import Detail, Graph, Node
+from vila_ops.lineage.graph import TIMES, Detail, Graph, Node
 from vila_ops.lineage.nodes import SHORT
 
 _HIDDEN = {
@@ -51,8 +51,10 @@ def _told(node: Node) -> Iterator[str]:
 
 
 def short(detail: Detail) -> str:
-    """Return a detail's value, a digest cut."""
+    """Return a detail's value, a digest cut, a time to the minute."""
     value = detail.value
+    if detail.name in TIMES and value.endswith("+00:00"):
+        return value[:16].replace("T", " ") + " UTC"
     return value[:SHORT] if len(value) in (32, 40, 64) and value.isalnum() else value
 
 
