@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from components.registry import Registry, Version
+from components.registry.certificates import keep_certificate
 from vila_core.errors import UserError, VilaError
 from vila_core.store import Store, open_store, publish
 from vila_ops.cli.main import app
@@ -108,6 +110,24 @@ def test_a_version_is_shown_with_signature_lineage_and_history(store: Store) -> 
     assert value["aliases"] == ["candidate"]
     assert [entry["seq"] for entry in value["history"]] == [1]
     assert "first [/red]" in vila("show", "mini").stdout
+
+
+def test_a_version_is_shown_with_the_proofs_of_its_exports(store: Store) -> None:
+    version = Registry(store).version("mini", 1)
+    for layout, difference in (("vila15", 1e-6), ("llava", 1e-3)):
+        rows = [{"max_abs_difference": difference, "tolerance": 1e-5}]
+        keep_certificate(store, version, {"layout": layout, "prompts": rows})
+    text = vila("show", "mini@1").stdout
+    assert re.search(r"export as llava +differs *\n", text)
+    assert re.search(r"export as vila15 +certified *\n", text)
+    exports = told("show", "mini@1")["exports"]
+    assert {layout: proof["holds"] for layout, proof in exports.items()} == {
+        "llava": False,
+        "vila15": True,
+    }
+    place = "registry/mini/certificates/1/llava.json"
+    store.write(place, b"[]")
+    assert f"{place} is no certificate" in " ".join(vila("show", "mini@1").stdout.split())
 
 
 def test_verify_says_what_is_wrong_and_fails(store: Store, tmp_path: Path) -> None:

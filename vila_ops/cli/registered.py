@@ -47,8 +47,10 @@ def print_version(version: Mapping[str, Any]) -> None:
     _row(facts, "signature", _signature(version["signed"]))
     for task, entry in version["lineage"].get("tasks", {}).items():
         _row(facts, Text(f"made by {task}"), f"key {str(entry['key'])[:12]}")
-    if version["certificate"]:
-        _row(facts, "export", "certified: see --json")
+    for layout, proof in version["exports"].items():
+        _row(facts, f"export as {layout}", "certified" if proof["holds"] else "differs")
+    if version["exports_problem"]:
+        _row(facts, "exports", Text(version["exports_problem"]))
     out.print(facts)
     out.print()
     for verdict in version["evidence"].get("gates", []):
