@@ -282,6 +282,23 @@ def test_stop_text_is_found_in_the_text_not_in_the_tokens(
     assert model.steps == steps
 
 
+@pytest.mark.parametrize(
+    ("stop", "text", "steps"),
+    [
+        ("e", "rd", 4),  # its letter in the name of a special token is not in the answer
+        ("<red>", "r", 2),
+    ],
+)
+def test_names_of_special_tokens_are_no_text(stop: str, text: str, steps: int) -> None:
+    tokenizer = byte_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<red>"]})
+    ids = [tokenizer.convert_tokens_to_ids(piece) for piece in ("r", "<red>", "d", "e", "Q")]
+    model = Scripted(ids)
+    answer = ask(Generator(model, tokenizer), [Prompt("ask", ())], max_new_tokens=8, stop=stop)
+    assert answer == [Answer(text, finished=True)]
+    assert model.steps == steps
+
+
 def _pieces(text: str) -> list[str]:
     return [*text.partition("n.")[0], "n.", *text.partition("n.")[2]] if "n." in text else [*text]
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -310,11 +311,21 @@ class Generator:
         """Tell whether the newest token completes the stop text: alone, or with those before it."""
         known = (stop, row[-1])
         if known not in self._has_stop:
-            self._has_stop[known] = stop in self.tokenizer.decode([row[-1]])
+            self._has_stop[known] = stop in self._read([row[-1]], stop)
         if self._has_stop[known]:
             return True
         # The newest tokens are enough, and decoding all at every step would be quadratic.
-        return len(stop) > 1 and stop in self.tokenizer.decode(row[-4 * len(stop) :])
+        return len(stop) > 1 and stop in self._read(row[-4 * len(stop) :], stop)
+
+    def _read(self, row: Sequence[int], stop: str) -> str:
+        """Return the text to look for `stop` in: names of special tokens are none, but as stops."""
+        skip = not any(name in stop for name in self._special)
+        return self.tokenizer.decode(row, skip_special_tokens=skip)
+
+    @cached_property
+    def _special(self) -> frozenset[str]:
+        added = self.tokenizer.added_tokens_decoder.values()
+        return frozenset(token.content for token in added if token.special)
 
     def _end_ids(self) -> set[int]:
         """Return the end tokens: the tokenizer's, and those of the model's generation config."""
