@@ -183,7 +183,8 @@ def fold_rows(folder: Path) -> None:
     It spares readers time and is no part of the record: what fails is left out.
     """
     rows = folder / ROWS
-    with contextlib.suppress(OSError):
+    part = folder / f"{RESERVED}{FOLDED}"
+    with contextlib.suppress(Exception):  # how an attempt ended must be told all the same
         size = rows.stat().st_size
         if size < LONG_BYTES:
             return
@@ -193,6 +194,7 @@ def fold_rows(folder: Path) -> None:
                 folded.add(piece)
                 folded.offset += len(piece)
         if folded.bytes < size // 2:
-            part = folder / f"{RESERVED}{FOLDED}"
             part.write_bytes(folded.to_bytes())
             part.replace(folder / FOLDED)
+    with contextlib.suppress(OSError):
+        part.unlink(missing_ok=True)  # of a full disk it would take the last space

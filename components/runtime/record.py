@@ -145,8 +145,8 @@ class AttemptWriter:
 
     def finish(self, value: Mapping[str, Any]) -> bool:
         """Write how it ended; return False when somebody has already."""
+        _fold_rows(self.folder)  # before: the reserve is for the last words alone
         self.free_reserve()
-        _fold_rows(self.folder)
         self.sync()
         try:
             place = f"{self.prefix}/finished.json"

@@ -11,7 +11,7 @@ import pytest
 from made_runs import begin_task, write_run
 from safetensors.numpy import load, save
 
-from components.runtime.folding import BUCKETS, FOLDED, ROWS
+from components.runtime.folding import BUCKETS, FOLDED, ROWS, fold_rows
 from components.runtime.metric_rows import columns, pieces
 from components.runtime.record import begin_driver, close_attempt
 from vila_core.store import Store, open_store
@@ -182,6 +182,25 @@ def test_an_attempt_that_was_killed_is_folded_by_the_driver(run_store: Store) ->
         file.write('{"step": 12001, "lo')
     close_attempt(run_store, RUN, "sft", after=0, exit_code=-9, message="killed")
     assert (writer.folder / FOLDED).exists()
+    assert curves(run_store, "loss").rows == 12_000
+
+
+@pytest.mark.parametrize("fault", [OSError(28, "No space left on device"), ValueError("odd")])
+def test_rows_that_cannot_be_folded_leave_the_attempt_as_it_ended(
+    run_store: Store, monkeypatch: pytest.MonkeyPatch, fault: Exception
+) -> None:
+    writer = begin_task(run_store, RUN, "sft", "sft", long_rows())
+
+    def fails(self: Path, target: Path) -> None:
+        assert writer.folder.joinpath(".vila-reserve").exists()
+        raise fault
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", fails)
+        fold_rows(writer.folder)
+    assert not [path for path in writer.folder.iterdir() if path.name.endswith(FOLDED)]
+    monkeypatch.setattr("components.runtime.folding.Folded.to_bytes", lambda self: 1 / 0)
+    assert writer.finish({"status": "succeeded"})
     assert curves(run_store, "loss").rows == 12_000
 
 
